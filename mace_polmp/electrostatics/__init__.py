@@ -1,0 +1,10 @@
+"""Electrostatics of Gaussian-smeared atomic multipoles with linear response, in plain torch.
+
+Source of the method: Kim et al., "Polarizable atomic multipoles for learning long-range
+electrostatics", arXiv:2605.05746 (2026). Units: Å, eV, e.
+"""
+
+from mace_polmp.electrostatics.engine import Electrostatics, ElectrostaticsResult
+from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients
+
+__all__ = ["Electrostatics", "ElectrostaticsResult", "Multipoles", "ResponseCoefficients"]

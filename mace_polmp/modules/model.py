@@ -1,0 +1,253 @@
+"""MultipoleMACE: a MACE model with latent multipoles and linear response."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mace  # noqa: F401  before e3nn
+import torch
+from e3nn import o3
+from mace.modules import ScaleShiftMACE
+from mace.modules.utils import get_edge_vectors_and_lengths, get_outputs
+from torch import Tensor
+
+from mace_polmp.electrostatics import (
+    Electrostatics,
+    ElectrostaticsResult,
+    Multipoles,
+    ResponseCoefficients,
+)
+from mace_polmp.modules.observables import (
+    polarizability_tensors,
+    total_dipole,
+    total_polarizability,
+)
+from mace_polmp.modules.options import LongRangeOptions
+from mace_polmp.modules.readouts import Edges, MultipoleReadouts
+
+FORMAT_VERSION = 1
+"""Version of what a .model file holds; a file with a higher one is refused."""
+
+
+class MultipoleMACE(ScaleShiftMACE):
+    """MACE plus the smeared electrostatic energy of latent multipoles and their linear response.
+
+    The energy is E_MACE + E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746). Both parts see the same
+    strained positions and cell and are differentiated together, so forces and stress are exact.
+
+    Args:
+        long_range: settings of the head; the defaults if None.
+        initial_scale: size of the head's initial output, 1 from scratch, small for a trained
+            backbone.
+        **kwargs: of mace.modules.ScaleShiftMACE.
+    """
+
+    def __init__(
+        self,
+        long_range: LongRangeOptions | None = None,
+        initial_scale: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._add_long_range(long_range or LongRangeOptions(), initial_scale)
+
+    @classmethod
+    def from_mace(
+        cls,
+        backbone: ScaleShiftMACE,
+        long_range: LongRangeOptions | None = None,
+        initial_scale: float = 1.0,
+    ) -> MultipoleMACE:
+        """A MultipoleMACE that takes over the modules of an existing MACE, weights included.
+
+        Args:
+            backbone: the model; its modules are shared, not copied.
+            long_range: settings of the head; the defaults if None.
+            initial_scale: size of the head's initial output.
+
+        Raises:
+            TypeError: backbone is not a ScaleShiftMACE, or has a long-range head already.
+        """
+        if not isinstance(backbone, ScaleShiftMACE) or isinstance(backbone, MultipoleMACE):
+            raise TypeError(
+                f"backbone must be a mace.modules.ScaleShiftMACE, got {type(backbone).__name__}"
+            )
+        model = cls.__new__(cls)
+        torch.nn.Module.__init__(model)
+        model.__dict__.update(backbone.__dict__)
+        # The dictionaries of modules are shared until here; the head must not enter the backbone.
+        model._modules = dict(backbone._modules)
+        model._add_long_range(long_range or LongRangeOptions(), initial_scale)
+        return model
+
+    def _add_long_range(self, options: LongRangeOptions, initial_scale: float) -> None:
+        self.format_version = FORMAT_VERSION
+        self.long_range_options = options
+        self.electrostatics = Electrostatics(
+            smearing=options.smearing,
+            kspace_spacing=options.kspace_spacing,
+            solver=options.long_range_solver,
+        )
+        self.multipole_readouts = MultipoleReadouts(
+            layer_irreps=[o3.Irreps(str(p.linear.irreps_out)) for p in self.products],
+            options=options,
+            atomic_numbers=self.atomic_numbers.tolist(),
+            n_radial=int(self.radial_embedding.out_dim),
+            avg_num_neighbors=float(self.interactions[0].avg_num_neighbors),
+            initial_scale=initial_scale,
+        )
+        reference = next(self.node_embedding.parameters())
+        self.multipole_readouts.to(dtype=reference.dtype, device=reference.device)
+
+    def forward(
+        self,
+        data: dict[str, Tensor],
+        training: bool = False,
+        compute_force: bool = True,
+        compute_virials: bool = False,
+        compute_stress: bool = False,
+        compute_displacement: bool = False,
+        compute_hessian: bool = False,
+        compute_edge_forces: bool = False,
+        compute_atomic_stresses: bool = False,
+        lammps_mliap: bool = False,
+    ) -> dict[str, Tensor | None]:
+        """Evaluate a batch as ScaleShiftMACE does, with the long-range energy added.
+
+        Args:
+            data: upstream's batch dictionary; needs "pbc" [n_structures, 3] bool. An entry
+                "applied_field" [n_structures, 3], V/Å, adds a uniform external field.
+            training, compute_*: as upstream.
+
+        Returns:
+            Upstream's dictionary, where node_energy holds the short-range energies only
+            (the long-range energy belongs to no single atom), and
+            short_range_energy, long_range_energy [n_structures] eV;
+            charges [n_atoms] e, atomic_dipoles [n_atoms, 3] e Å (permanent plus induced);
+            atomic_quadrupoles [n_atoms, 3, 3] e Å²;
+            induced_charges [n_atoms] e, induced_dipoles [n_atoms, 3] e Å;
+            softness [n_atoms] e²/eV, atomic_polarizabilities [n_atoms, 3, 3] e² Å²/eV;
+            dipole [n_structures, 3] e Å, polarizability [n_structures, 3, 3] e² Å²/eV.
+
+        Raises:
+            NotImplementedError: per-edge forces, atomic stresses or LAMMPS' ML-IAP, which a
+                long-range energy does not have.
+            KeyError: data lacks "pbc".
+        """
+        if compute_edge_forces or compute_atomic_stresses or lammps_mliap:
+            raise NotImplementedError(
+                "MultipoleMACE has no edge forces, atomic stresses or ML-IAP interface: its "
+                "long-range energy is not a sum over edges"
+            )
+        if "pbc" not in data:
+            raise KeyError("data lacks 'pbc' [n_structures, 3]; the boundary conditions are not guessed")
+        strained, displacement = _strain(
+            data, compute_virials or compute_stress or compute_displacement
+        )
+        positions = strained["positions"]
+        short = super().forward(
+            dict(strained),
+            training=training,
+            compute_force=False,
+        )
+        multipoles, response = self._read_out(strained, short["node_feats"])
+        result = self.electrostatics(
+            positions,
+            strained["cell"].view(-1, 3, 3),
+            data["pbc"].view(-1, 3),
+            data["batch"],
+            multipoles,
+            response=response,
+            external_field=data.get("applied_field"),
+            conserve_charge=self.long_range_options.conserve_charge,
+            with_field=False,
+        )
+        interaction = short["interaction_energy"] + result.energy
+        forces, virials, stress, hessian, _ = get_outputs(
+            energy=interaction,
+            positions=data["positions"],
+            displacement=displacement,
+            cell=data["cell"],
+            training=training,
+            compute_force=compute_force,
+            compute_virials=compute_virials,
+            compute_stress=compute_stress,
+            compute_hessian=compute_hessian,
+        )
+        return {
+            **short,
+            "energy": short["energy"] + result.energy,
+            "interaction_energy": interaction,
+            "short_range_energy": short["energy"],
+            "long_range_energy": result.energy,
+            "forces": forces,
+            "virials": virials,
+            "stress": stress,
+            "hessian": hessian,
+            "displacement": displacement,
+            **self._electrical_outputs(data, positions, multipoles, response, result),
+        }
+
+    def _read_out(
+        self, data: dict[str, Tensor], node_feats: Tensor
+    ) -> tuple[Multipoles, ResponseCoefficients]:
+        edges = None
+        if self.multipole_readouts.needs_edges:
+            vectors, lengths = get_edge_vectors_and_lengths(
+                positions=data["positions"], edge_index=data["edge_index"], shifts=data["shifts"]
+            )
+            features, cutoff = self.radial_embedding(
+                lengths, data["node_attrs"], data["edge_index"], self.atomic_numbers
+            )
+            edges = Edges(data["edge_index"], vectors, features, cutoff)
+        return self.multipole_readouts(node_feats, data["node_attrs"], edges)
+
+    def _electrical_outputs(
+        self,
+        data: dict[str, Tensor],
+        positions: Tensor,
+        multipoles: Multipoles,
+        response: ResponseCoefficients,
+        result: ElectrostaticsResult,
+    ) -> dict[str, Tensor]:
+        n_atoms, n_structures = positions.shape[0], data["ptr"].numel() - 1
+        alpha = polarizability_tensors(response, n_atoms, positions)
+        permanent_dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
+        if permanent_dipole is None:
+            permanent_dipole = torch.zeros_like(positions)
+        if quadrupole is None:
+            quadrupole = positions.new_zeros(n_atoms, 3, 3)
+        softness = response.softness
+        return {
+            "charges": multipoles.charge + result.induced_charge,
+            "atomic_dipoles": permanent_dipole + result.induced_dipole,
+            "atomic_quadrupoles": quadrupole,
+            "induced_charges": result.induced_charge,
+            "induced_dipoles": result.induced_dipole,
+            "softness": torch.zeros_like(multipoles.charge) if softness is None else softness,
+            "atomic_polarizabilities": alpha,
+            "dipole": total_dipole(positions, data["batch"], n_structures, multipoles, result),
+            "polarizability": total_polarizability(alpha, data["batch"], n_structures),
+        }
+
+
+def _strain(data: dict[str, Tensor], strained: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """A copy of data whose positions, cell and shifts depend on a displacement [n_structures, 3, 3].
+
+    The displacement is zero; derivatives with respect to it give virials and stress.
+    """
+    positions = data["positions"].requires_grad_(True)
+    n_structures = data["ptr"].numel() - 1
+    displacement = positions.new_zeros(n_structures, 3, 3)
+    if not strained:
+        return dict(data), displacement
+    displacement.requires_grad_(True)
+    symmetric = 0.5 * (displacement + displacement.transpose(-1, -2))
+    batch = data["batch"]
+    cell = data["cell"].view(-1, 3, 3)
+    cell = cell + cell @ symmetric
+    shifts = data["unit_shifts"][:, None, :] @ cell[batch[data["edge_index"][0]]]
+    strained_positions = positions + (positions[:, None, :] @ symmetric[batch]).squeeze(1)
+    out = dict(data)
+    out.update(positions=strained_positions, cell=cell.view(-1, 3), shifts=shifts.squeeze(1))
+    return out, displacement

@@ -1,0 +1,44 @@
+"""Electrical observables from multipoles and response: dipole and polarizability of structures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
+
+
+def total_dipole(
+    positions: Tensor,
+    batch: Tensor,
+    n_structures: int,
+    multipoles: Multipoles,
+    result: ElectrostaticsResult,
+) -> Tensor:
+    """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates.
+
+    For a periodic structure this is the dipole of the atoms as they are given: only its change
+    along a trajectory of unwrapped positions has a meaning.
+    """
+    moment = (multipoles.charge + result.induced_charge)[:, None] * positions
+    moment = moment + result.induced_dipole
+    if multipoles.dipole is not None:
+        moment = moment + multipoles.dipole
+    return moment.new_zeros(n_structures, 3).index_add(0, batch, moment)
+
+
+def polarizability_tensors(
+    response: ResponseCoefficients, n_atoms: int, like: Tensor
+) -> Tensor:
+    """Atomic polarizabilities as tensors, [n_atoms, 3, 3], e² Å²/eV; zero without a response."""
+    alpha = response.polarizability
+    if alpha is None:
+        return like.new_zeros(n_atoms, 3, 3)
+    if alpha.dim() == 3:
+        return alpha
+    return alpha[:, None, None] * torch.eye(3, dtype=alpha.dtype, device=alpha.device)
+
+
+def total_polarizability(atomic: Tensor, batch: Tensor, n_structures: int) -> Tensor:
+    """Σ_i α_i, [n_structures, 3, 3], e² Å²/eV: what one-step response gives to a uniform field."""
+    return atomic.new_zeros(n_structures, 3, 3).index_add(0, batch, atomic)

@@ -1,0 +1,265 @@
+"""Node features to latent multipoles and response coefficients, for any backbone.
+
+Scalars of all layers feed one small network; vectors (1o) and tensors (2e) of all layers are mixed
+and weighted by it. What l a backbone lacks — the last layer keeps only scalars, a one-layer or
+a 128x0e model has nothing else — comes from a light equivariant lift, one convolution of
+the node scalars with the spherical harmonics of the edges.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mace  # noqa: F401  before e3nn, whose constants load only after mace has been imported
+import torch
+from e3nn import o3
+from e3nn.io import CartesianTensor
+from mace.tools.scatter import scatter_sum
+from torch import Tensor
+
+from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
+from mace_polmp.modules.electronegativity import electropositivity
+from mace_polmp.modules.options import LongRangeOptions
+
+_HIDDEN = 32
+_CHANNELS = 16
+
+# The size of an output at a network value of one: e, e Å, e Å², e²/eV, e² Å²/eV.
+_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 0.3, 0.1, 0.1, 0.01, 0.05
+# Softplus of this is where response coefficients start: 0.18 of the sizes above.
+_RESPONSE_START = -1.6
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The edges of the graph as the lift sees them.
+
+    Attributes:
+        index: [2, n_edges], sender and receiver.
+        vectors: [n_edges, 3], receiver minus sender, Å.
+        features: [n_edges, n_radial], the backbone's radial embedding, zero at the cutoff.
+        cutoff: [n_edges, 1], the backbone's cutoff function where features do not contain it.
+    """
+
+    index: Tensor
+    vectors: Tensor
+    features: Tensor
+    cutoff: Tensor | None
+
+
+class EquivariantLift(torch.nn.Module):
+    """V_i[c, lm] = Σ_j R_cl(r_ij) h_jc Y_lm(r_ij)/√(mean number of neighbours).
+
+    Args:
+        n_scalars: node scalars it reads.
+        n_radial: width of the radial embedding.
+        degrees: the l wanted.
+        avg_num_neighbors: the backbone's.
+    """
+
+    def __init__(
+        self, n_scalars: int, n_radial: int, degrees: list[int], avg_num_neighbors: float
+    ) -> None:
+        super().__init__()
+        self.degrees = degrees
+        self.norm = 1.0 / math.sqrt(max(avg_num_neighbors, 1.0))
+        self.node_linear = torch.nn.Linear(n_scalars, _CHANNELS)
+        # No bias: with the radial embedding the messages vanish smoothly at the cutoff.
+        self.radial = torch.nn.Sequential(
+            torch.nn.Linear(n_radial, _HIDDEN, bias=False),
+            torch.nn.SiLU(),
+            torch.nn.Linear(_HIDDEN, _CHANNELS * len(degrees), bias=False),
+        )
+        self.harmonics = o3.SphericalHarmonics(
+            degrees, normalize=True, normalization="component"
+        )
+
+    def forward(self, scalars: Tensor, edges: Edges) -> dict[int, Tensor]:
+        """{l: [n_atoms, channels, 2l + 1]}."""
+        sender, receiver = edges.index[0], edges.index[1]
+        radial = self.radial(edges.features)
+        if edges.cutoff is not None:
+            radial = radial * edges.cutoff
+        weights = radial.view(-1, len(self.degrees), _CHANNELS)
+        weights = weights * (self.norm * self.node_linear(scalars))[sender][:, None]
+        harmonics = self.harmonics(edges.vectors)
+        out, start = {}, 0
+        for position, degree in enumerate(self.degrees):
+            width = 2 * degree + 1
+            part = harmonics[:, None, start : start + width]
+            messages = (weights[:, position, :, None] * part).flatten(1)
+            summed = scatter_sum(messages, receiver, dim=0, dim_size=scalars.shape[0])
+            out[degree] = summed.view(-1, _CHANNELS, width)
+            start += width
+        return out
+
+
+class MultipoleReadouts(torch.nn.Module):
+    """q, μ, Q, κ and α of every atom from the node features of all layers.
+
+    Args:
+        layer_irreps: irreps of each interaction layer's output, in the order of node_feats.
+        options: what to read out.
+        atomic_numbers: the model's elements.
+        n_radial: width of the backbone's radial embedding.
+        avg_num_neighbors: the backbone's.
+        initial_scale: size of the initial multipoles and coefficients, 1 for a model trained from
+            scratch. Never 0: the energy is quadratic in the multipoles and has no gradient there.
+    """
+
+    _quadrupole_basis: Tensor
+
+    def __init__(
+        self,
+        layer_irreps: list[o3.Irreps],
+        options: LongRangeOptions,
+        atomic_numbers: list[int],
+        n_radial: int,
+        avg_num_neighbors: float,
+        initial_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self._slices = _feature_slices(layer_irreps)
+        n_scalars = sum(mul for _, mul in self._slices[0])
+        self.scalar_names = ["charge"]
+        if options.induces_charges:
+            self.scalar_names.append("softness")
+        if options.induces_dipoles:
+            self.scalar_names.append("polarizability")
+        self._anisotropic = options.induces_dipoles and options.polarizability == "anisotropic"
+
+        # Tensors read out for each l, and the l that only a lift can give.
+        outputs = {1: int(options.multipole_lmax >= 1)}
+        outputs[2] = int(options.multipole_lmax >= 2) + int(self._anisotropic)
+        self._tensor_outputs = {degree: n for degree, n in outputs.items() if n > 0}
+        lacking = [degree for degree in self._tensor_outputs if not self._slices[degree]]
+        self.lift = (
+            EquivariantLift(n_scalars, n_radial, lacking, avg_num_neighbors) if lacking else None
+        )
+        self.mixers = torch.nn.ModuleDict()
+        for degree in self._tensor_outputs:
+            n_in = sum(mul for _, mul in self._slices[degree]) or _CHANNELS
+            self.mixers[str(degree)] = torch.nn.Linear(n_in, _CHANNELS, bias=False)
+
+        n_out = len(self.scalar_names)
+        n_gates = _CHANNELS * sum(self._tensor_outputs.values())
+        self.network = torch.nn.Sequential(
+            torch.nn.Linear(n_scalars, _HIDDEN), torch.nn.SiLU(), torch.nn.Linear(_HIDDEN, n_out + n_gates)
+        )
+        self.linear = torch.nn.Linear(n_scalars, n_out, bias=False)
+        self.element_bias = torch.nn.Parameter(torch.zeros(len(atomic_numbers), n_out))
+        basis = CartesianTensor("ij=ji").reduced_tensor_products().change_of_basis[1:]
+        self.register_buffer(
+            "_quadrupole_basis", basis.to(torch.get_default_dtype()), persistent=False
+        )
+        self._initialize(atomic_numbers, initial_scale)
+
+    def _initialize(self, atomic_numbers: list[int], scale: float) -> None:
+        """Small random values around charges that follow electronegativity.
+
+        The energy does not know the overall sign of the multipoles; this start does: electronegative
+        elements negative.
+        """
+        start = torch.tensor(electropositivity(atomic_numbers), dtype=self.element_bias.dtype)
+        last = self.network[-1]
+        with torch.no_grad():
+            self.element_bias[:, 0] = scale * start
+            for index, name in enumerate(self.scalar_names):
+                if name == "charge":
+                    self.linear.weight[index] *= scale
+                    last.weight[index] *= scale
+                    last.bias[index] *= scale
+                else:  # softplus: the scale of the coefficient becomes a shift of its argument
+                    self.element_bias[:, index] = _RESPONSE_START + math.log(scale)
+            last.weight[len(self.scalar_names) :] *= scale
+            last.bias[len(self.scalar_names) :] *= scale
+
+    @property
+    def needs_edges(self) -> bool:
+        """Whether forward needs the edges of the graph."""
+        return self.lift is not None
+
+    def forward(
+        self, node_feats: Tensor, node_attrs: Tensor, edges: Edges | None
+    ) -> tuple[Multipoles, ResponseCoefficients]:
+        """Read out the multipoles.
+
+        Args:
+            node_feats: [n_atoms, sum of the dimensions of layer_irreps].
+            node_attrs: [n_atoms, n_elements], one-hot.
+            edges: the graph's edges, or None where needs_edges is False.
+
+        Returns:
+            Multipoles (e, e Å, e Å²) and ResponseCoefficients (e²/eV, e² Å²/eV).
+        """
+        scalars = self._gather(node_feats, 0).squeeze(-1)
+        lifted = {}
+        if self.lift is not None:
+            assert edges is not None
+            lifted = self.lift(scalars, edges)
+        n_out = len(self.scalar_names)
+        network = self.network(scalars)
+        values = network[:, :n_out] + self.linear(scalars) + node_attrs @ self.element_bias
+        gates = network[:, n_out:]
+
+        tensors: dict[int, list[Tensor]] = {}
+        start = 0
+        for degree, n_tensors in self._tensor_outputs.items():
+            features = lifted[degree] if degree in lifted else self._gather(node_feats, degree)
+            mixed = self.mixers[str(degree)](features.transpose(1, 2))  # [n_atoms, 2l+1, channels]
+            tensors[degree] = []
+            for _ in range(n_tensors):
+                gate = gates[:, start : start + _CHANNELS]
+                tensors[degree].append((mixed * gate[:, None]).sum(-1))
+                start += _CHANNELS
+        return self._multipoles(values, tensors), self._response(values, tensors)
+
+    def _multipoles(self, values: Tensor, tensors: dict[int, list[Tensor]]) -> Multipoles:
+        lmax = self.options.multipole_lmax
+        return Multipoles(
+            charge=_CHARGE * values[:, 0],
+            dipole=_DIPOLE * tensors[1][0] if lmax >= 1 else None,
+            quadrupole=_QUADRUPOLE * self._to_cartesian(tensors[2][0]) if lmax >= 2 else None,
+        )
+
+    def _response(self, values: Tensor, tensors: dict[int, list[Tensor]]) -> ResponseCoefficients:
+        softness = polarizability = None
+        if "softness" in self.scalar_names:
+            column = values[:, self.scalar_names.index("softness")]
+            softness = _SOFTNESS * torch.nn.functional.softplus(column)
+        if "polarizability" in self.scalar_names:
+            column = values[:, self.scalar_names.index("polarizability")]
+            polarizability = _POLARIZABILITY * torch.nn.functional.softplus(column)
+            if self._anisotropic:
+                # A Aᵀ with A = √α (1 + T): positive semi-definite whatever T.
+                root = torch.eye(3, dtype=values.dtype, device=values.device)
+                root = root + self._to_cartesian(tensors[2][-1])
+                polarizability = polarizability[:, None, None] * (root @ root)
+        return ResponseCoefficients(softness=softness, polarizability=polarizability)
+
+    def _gather(self, node_feats: Tensor, degree: int) -> Tensor:
+        """All features of one degree, [n_atoms, channels, 2l + 1]."""
+        width = 2 * degree + 1
+        parts = [
+            node_feats[:, s].view(-1, multiplicity, width)
+            for s, multiplicity in self._slices[degree]
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _to_cartesian(self, components: Tensor) -> Tensor:
+        """l = 2 components [n_atoms, 5] to a symmetric traceless tensor [n_atoms, 3, 3]."""
+        return (components @ self._quadrupole_basis.flatten(1)).view(-1, 3, 3)
+
+
+def _feature_slices(layer_irreps: list[o3.Irreps]) -> dict[int, list[tuple[slice, int]]]:
+    """Where in the concatenated features 0e, 1o and 2e lie: {l: [(slice, multiplicity)]}."""
+    out: dict[int, list[tuple[slice, int]]] = {0: [], 1: [], 2: []}
+    start = 0
+    for irreps in layer_irreps:
+        for (multiplicity, irrep), part in zip(irreps, irreps.slices(), strict=True):
+            if irrep.l <= 2 and irrep.p == (-1) ** irrep.l:
+                out[irrep.l].append((slice(start + part.start, start + part.stop), multiplicity))
+        start += irreps.dim
+    return out

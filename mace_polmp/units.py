@@ -1,0 +1,21 @@
+"""Units and constants, each defined once: Å, eV, e, and V = eV/e.
+
+Values follow CODATA 2018, to the digits the reference numbers in ``tests/data`` were made with.
+"""
+
+import math
+
+EPS0 = 5.526349406e-3
+"""Vacuum permittivity, e²/(eV Å)."""
+
+COULOMB_CONSTANT = 1.0 / (4.0 * math.pi * EPS0)
+"""1/(4π eps0), eV Å/e²."""
+
+BOHR = 0.529177210903
+"""Å."""
+
+HARTREE = 27.211386245988
+"""eV."""
+
+DEBYE = 0.2081943
+"""e Å."""

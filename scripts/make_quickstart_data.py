@@ -1,0 +1,225 @@
+#!/usr/bin/env python
+"""Make the data of `mace_polmp quickstart`: water clusters with Na+ and Cl−, and dimers pulled apart.
+
+Labels: GFN2-xTB energies, forces and dipoles from tblite (pip install 'mace-polmp[data]').
+Run from the root of the repository; it rewrites mace_polmp/data/ (about five minutes):
+
+    python scripts/make_quickstart_data.py
+
+Files (extended XYZ; eV, eV/Å, e Å; the dipole of a charged system is about the coordinate origin):
+    water_ions_train.xyz    clusters from MD, and dimers with gaps of 1.6 to 6 Å
+    water_ions_valid.xyz    the same kind, other trajectories and orientations
+    water_ions_far.xyz      dimers with gaps of 8.5 to 14 Å: beyond the training range and the
+                            reach (8 Å) of the quickstart's network
+    water_ions_curves.xyz   dimers pulled apart along a line, for the plot
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+from ase.build import molecule
+from ase.calculators.calculator import CalculationFailed
+from ase.io import write
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.optimize import BFGS
+from scipy.spatial.transform import Rotation
+from tblite.ase import TBLite
+from tqdm import tqdm
+
+IONS = {"Na": 1, "Cl": -1}
+CLUSTERS = [(2, ""), (3, ""), (5, ""), (1, "Na"), (3, "Na"), (5, "Na"), (1, "Cl"), (3, "Cl")]
+CLUSTERS += [(5, "Cl"), (4, "NaCl")]
+# Pairs of fragments, each (number of waters, ion). GFN2-xTB keeps the charge of like ions and of
+# hydrated Na+ however far apart; for Na+ and Cl− it does not (the electron goes back, as it would
+# in vacuum), and bare Na+ takes charge from a distant water, so those pairs are left out.
+Fragment = tuple[int, str]
+DIMERS: list[tuple[Fragment, Fragment]] = [
+    ((1, ""), (1, "")),
+    ((2, "Na"), (1, "")),
+    ((3, "Na"), (1, "")),
+    ((0, "Cl"), (1, "")),
+    ((1, "Cl"), (1, "")),
+    ((3, "Na"), (2, "Na")),
+    ((2, "Cl"), (0, "Cl")),
+]
+
+
+def label(atoms: Atoms, charge: int, config_type: str) -> Atoms | None:
+    """A labelled copy, or None where the self-consistent field does not converge."""
+    atoms = atoms.copy()
+    atoms.calc = TBLite(method="GFN2-xTB", charge=charge, verbosity=0)
+    try:
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        dipole = atoms.get_dipole_moment()
+    except CalculationFailed:
+        return None
+    out = Atoms(atoms.numbers, positions=atoms.positions)
+    out.info.update(
+        config_type=config_type,
+        total_charge=charge,
+        REF_energy=float(energy),
+        REF_dipole=np.asarray(dipole),
+    )
+    out.arrays["REF_forces"] = np.asarray(forces)
+    return out
+
+
+def total_charge(atoms: Atoms) -> int:
+    return sum(IONS.get(symbol, 0) for symbol in atoms.get_chemical_symbols())
+
+
+def random_rotation(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    atoms = atoms.copy()
+    centre = atoms.positions.mean(0)
+    turn = Rotation.random(random_state=int(rng.integers(2**31))).as_matrix()
+    atoms.positions = (atoms.positions - centre) @ turn.T
+    return atoms
+
+
+def closest(a: Atoms, b: Atoms) -> float:
+    return float(np.linalg.norm(a.positions[:, None] - b.positions[None], axis=-1).min())
+
+
+def place(a: Atoms, b: Atoms, gap: float, direction: np.ndarray) -> Atoms:
+    """a and b with a distance `gap` between their closest atoms, b along direction."""
+    low, high = 0.0, gap + 30.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        moved = b.copy()
+        moved.positions += middle * direction
+        low, high = (middle, high) if closest(a, moved) < gap else (low, middle)
+    moved = b.copy()
+    moved.positions += high * direction
+    return a + moved
+
+
+def build_cluster(n_water: int, ions: str, rng: np.random.Generator) -> Atoms:
+    parts = [Atoms(s, positions=[[0, 0, 0]]) for s in ("Na", "Cl") if s in ions]
+    parts += [molecule("H2O") for _ in range(n_water)]
+    cluster = random_rotation(parts[0], rng)
+    for part in parts[1:]:
+        direction = rng.normal(size=3)
+        cluster = place(
+            cluster, random_rotation(part, rng), 2.1, direction / np.linalg.norm(direction)
+        )
+    return cluster
+
+
+def run_md(atoms: Atoms, n_frames: int, rng: np.random.Generator) -> list[Atoms]:
+    """Relax, then Langevin MD at 350 K with a frame every 40 fs."""
+    atoms = atoms.copy()
+    atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
+    BFGS(atoms, logfile=None).run(fmax=0.1, steps=100)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=350, rng=rng)
+    dynamics = Langevin(
+        atoms, 1.0 * units.fs, temperature_K=350, friction=0.02 / units.fs, rng=rng
+    )
+    frames = []
+    dynamics.run(100)
+    for _ in range(n_frames):
+        dynamics.run(40)
+        frames.append(atoms.copy())
+    return frames
+
+
+def relaxed_fragment(fragment: Fragment) -> Atoms:
+    """The relaxed fragment, centred; the same at every call."""
+    atoms = build_cluster(*fragment, np.random.default_rng(3))
+    atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
+    BFGS(atoms, logfile=None).run(fmax=0.01, steps=300)
+    return Atoms(atoms.numbers, positions=atoms.positions - atoms.positions.mean(0))
+
+
+def fragment_name(fragment: Fragment) -> str:
+    n_water, ion = fragment
+    water = {0: "", 1: "H2O" if not ion else "(H2O)"}.get(n_water, f"(H2O){n_water}")
+    return ion + water + {"": "", "Na": "+", "Cl": "-"}[ion]
+
+
+def dimer_frames(
+    n_each: int, gaps: tuple[float, float], rng: np.random.Generator, config_type: str
+) -> list[Atoms]:
+    frames = []
+    for names in tqdm(DIMERS, desc=config_type):
+        fragments = [relaxed_fragment(name) for name in names]
+        made = 0
+        while made < n_each:
+            a, b = (random_rotation(f, rng) for f in fragments)
+            for part in (a, b):
+                part.positions += rng.normal(scale=0.03, size=part.positions.shape)
+            gap = gaps[0] + (gaps[1] - gaps[0]) * rng.random()
+            pair = place(a, b, gap, np.array([0.0, 0.0, 1.0]))
+            frame = label(pair, total_charge(pair), config_type)
+            if frame is None or np.abs(frame.arrays["REF_forces"]).max() > 8.0:
+                continue
+            frame.info.update(dimer=" ... ".join(map(fragment_name, names)), gap=round(gap, 4))
+            frames.append(frame)
+            made += 1
+    return frames
+
+
+def curve_frames() -> list[Atoms]:
+    """Three dimers pulled apart along z in a fixed orientation, against their free fragments."""
+    frames = []
+    water = molecule("H2O")  # oxygen up, hydrogens down the z axis
+    sodium = (3, "Na")
+    setups = {
+        "Na(H2O)3+ ... OH2": (relaxed_fragment(sodium), _flipped(water)),
+        "Cl- ... HOH": (relaxed_fragment((0, "Cl")), water),
+        "Na(H2O)3+ ... Na(H2O)2+": (relaxed_fragment(sodium), relaxed_fragment((2, "Na"))),
+    }
+    gaps = np.concatenate([np.arange(2.0, 6.0, 0.25), np.arange(6.0, 14.5, 0.5)])
+    for name, (a, b) in setups.items():
+        free = sum(label(part, total_charge(part), "").info["REF_energy"] for part in (a, b))
+        for gap in gaps:
+            pair = place(a, b, float(gap), np.array([0.0, 0.0, 1.0]))
+            frame = label(pair, total_charge(pair), "curve")
+            if frame is None:
+                continue
+            frame.info.update(
+                curve=name, gap=float(gap), REF_interaction=frame.info["REF_energy"] - free
+            )
+            frames.append(frame)
+    return frames
+
+
+def _flipped(atoms: Atoms) -> Atoms:
+    atoms = atoms.copy()
+    atoms.positions[:, 2] *= -1
+    return atoms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("mace_polmp/data"))
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    rng = np.random.default_rng(args.seed)
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    train: list[Atoms] = []
+    valid: list[Atoms] = []
+    for n_water, ions in tqdm(CLUSTERS, desc="clusters"):
+        for target, n_frames in ((train, 20), (valid, 4)):
+            for frame in run_md(build_cluster(n_water, ions, rng), n_frames, rng):
+                labelled = label(frame, total_charge(frame), "cluster")
+                if labelled is not None:
+                    target.append(labelled)
+    train += dimer_frames(30, (1.6, 6.0), rng, "dimer")
+    valid += dimer_frames(5, (1.6, 6.0), rng, "dimer")
+    far = dimer_frames(8, (8.5, 14.0), rng, "far")
+    for name, frames in (
+        ("train", train), ("valid", valid), ("far", far), ("curves", curve_frames())
+    ):
+        path = args.output / f"water_ions_{name}.xyz"
+        write(path, frames, format="extxyz")
+        print(f"{path}: {len(frames)} frames, {path.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What several test files need: random models, batches, structures."""
+
+from __future__ import annotations
+
+import mace  # noqa: F401  before e3nn
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk
+from e3nn import o3
+from mace import data, modules, tools
+from mace.tools import torch_geometric
+
+from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+
+ELEMENTS = [1, 8, 11, 17]
+
+
+def backbone_settings(
+    num_interactions: int = 2,
+    hidden_irreps: str = "8x0e+8x1o",
+    interaction: str = "RealAgnosticResidualInteractionBlock",
+    r_max: float = 4.0,
+    elements: list[int] | None = None,
+) -> dict:
+    elements = elements or ELEMENTS
+    return dict(
+        r_max=r_max,
+        num_bessel=6,
+        num_polynomial_cutoff=5,
+        max_ell=2,
+        interaction_cls=modules.interaction_classes[interaction],
+        interaction_cls_first=modules.interaction_classes[interaction],
+        num_interactions=num_interactions,
+        num_elements=len(elements),
+        hidden_irreps=o3.Irreps(hidden_irreps),
+        MLP_irreps=o3.Irreps("8x0e"),
+        gate=torch.nn.functional.silu,
+        atomic_energies=np.linspace(-1.0, -2.0, len(elements)),
+        avg_num_neighbors=8.0,
+        atomic_numbers=elements,
+        correlation=2,
+        radial_type="bessel",
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+    )
+
+
+def random_model(
+    options: LongRangeOptions | None = None, seed: int = 0, boost: float = 3.0, **backbone
+) -> MultipoleMACE:
+    """A float64 model with random weights, the head scaled until its energy matters."""
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(seed)
+        model = MultipoleMACE(
+            long_range=options or LongRangeOptions(), **backbone_settings(**backbone)
+        )
+    finally:
+        torch.set_default_dtype(previous)
+    readouts = model.multipole_readouts
+    with torch.no_grad():
+        for parameter in (*readouts.network[-1].parameters(), *readouts.linear.parameters()):
+            parameter *= boost
+        readouts.element_bias[:, 1:] += 1.6  # larger response coefficients
+    return model
+
+
+def make_batch(atoms_list: list[Atoms], model: MultipoleMACE) -> dict[str, torch.Tensor]:
+    dtype = next(model.parameters()).dtype
+    table = tools.AtomicNumberTable([int(z) for z in model.atomic_numbers])
+    with tools.torch_tools.default_dtype(dtype):
+        graphs = [
+            data.AtomicData.from_config(
+                data.config_from_atoms(atoms), z_table=table, cutoff=float(model.r_max)
+            )
+            for atoms in atoms_list
+        ]
+    return torch_geometric.Batch.from_data_list(graphs).to_dict()
+
+
+def evaluate(model: MultipoleMACE, *atoms: Atoms, **flags) -> dict[str, torch.Tensor]:
+    return model(make_batch(list(atoms), model), **flags)
+
+
+def rattled(atoms: Atoms, seed: int = 0, stdev: float = 0.15) -> Atoms:
+    atoms = atoms.copy()
+    atoms.positions += np.random.default_rng(seed).normal(scale=stdev, size=(len(atoms), 3))
+    return atoms
+
+
+def rock_salt(kind: str = "cubic") -> Atoms:
+    """Rattled 8-atom NaCl in a cubic, triclinic or left-handed cell."""
+    atoms = rattled(bulk("NaCl", "rocksalt", a=5.63, cubic=True))
+    if kind != "cubic":
+        strain = np.array([[0.03, 0.12, -0.05], [0.0, -0.04, 0.08], [0.0, 0.0, 0.02]])
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    if kind == "left-handed":
+        atoms.set_cell(atoms.cell.array[[0, 2, 1]])
+    return atoms
+
+
+def salty_water(periodic: bool = False) -> Atoms:
+    """Na+, Cl− and two waters, open or in a 9 Å box."""
+    atoms = Atoms(
+        "NaClOH2OH2",
+        positions=[
+            [0.1, 0.2, 0.0],
+            [2.6, 0.3, 0.4],
+            [-0.7, 2.2, 0.5],
+            [-1.4, 2.6, 0.0],
+            [-0.5, 2.8, 1.3],
+            [0.6, -1.0, 2.1],
+            [0.1, -1.7, 2.5],
+            [1.5, -0.9, 2.4],
+        ],
+    )
+    if periodic:
+        atoms.set_cell([9.0, 9.3, 8.8])
+        atoms.pbc = True
+    return atoms
