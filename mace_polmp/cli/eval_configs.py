@@ -1,0 +1,90 @@
+"""`mace_eval_configs`: upstream's evaluation, with multipoles for a MultipoleMACE."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+
+from mace_polmp.cli.common import run_command
+from mace_polmp.errors import InputError
+
+# Written for every structure: (model output, per atom).
+_WRITTEN = (
+    ("charges", True),
+    ("atomic_dipoles", True),
+    ("atomic_quadrupoles", True),
+    ("atomic_polarizabilities", True),
+    ("dipole", False),
+    ("polarizability", False),
+    ("long_range_energy", False),
+)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate with upstream's parsed arguments.
+
+    Raises:
+        InputError: a file that cannot be used; no output has been written then.
+    """
+    from mace_polmp.modules.io import load_any, load_model
+    from mace_polmp.modules.model import MultipoleMACE
+    from mace_polmp.structures import check_structure, read_structures
+    from mace_polmp.training import seams
+
+    if not isinstance(load_any(args.model), MultipoleMACE):
+        seams.evaluate(args, on_output=lambda batch, output: None)
+        return
+    model = load_model(args.model)
+    for flag in ("enable_cueq", "compute_bec"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag} does not work with a MultipoleMACE; leave it out")
+    if args.head is not None and args.head not in model.heads:
+        raise InputError(f"--head must be one of {', '.join(model.heads)}, got {args.head!r}")
+    known = model.atomic_numbers.tolist()
+    for number, atoms in enumerate(read_structures(args.configs)):
+        check_structure(atoms, f"{args.configs}: frame {number}", known)
+
+    columns: dict[str, list[np.ndarray]] = {name: [] for name, _ in _WRITTEN}
+
+    def collect(batch: dict[str, Any], output: dict[str, Any]) -> None:
+        splits = batch["ptr"][1:-1].tolist()
+        for name, per_atom in _WRITTEN:
+            values = output[name].detach().cpu().numpy()
+            columns[name] += np.split(values, splits) if per_atom else list(values)
+
+    target = Path(args.output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mace_eval_") as folder:
+        args.output = str(Path(folder) / "upstream.xyz")
+        seams.evaluate(args, on_output=collect)
+        frames = ase.io.read(args.output, index=":")
+        for number, atoms in enumerate(frames):
+            atoms.calc = None
+            for name, per_atom in _WRITTEN:
+                value = columns[name][number]
+                if not per_atom:
+                    atoms.info[args.info_prefix + name] = value if value.ndim else float(value)
+                elif value.ndim == 1:
+                    atoms.arrays[args.info_prefix + name] = value
+                else:
+                    atoms.arrays[args.info_prefix + name] = value.reshape(len(atoms), -1)
+        finished = Path(folder) / "finished.xyz"
+        ase.io.write(finished, frames, format="extxyz")
+        os.replace(finished, target)
+
+
+def main() -> None:
+    """Entry point of mace_eval_configs and mace_polmp_eval_configs."""
+    from mace_polmp.training.seams import parse_eval_args
+
+    run_command("mace_eval_configs", lambda: run(parse_eval_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Reading structures and refusing those that cannot be evaluated, with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from matscipy.neighbours import neighbour_list
+from scipy.spatial import KDTree
+
+from mace_polmp.errors import InputError
+
+COINCIDENT = 0.05
+"""Atoms closer than this (Å) are taken for duplicates."""
+
+
+def read_structures(path: str | Path) -> list[Atoms]:
+    """All frames of a file that ASE reads.
+
+    Raises:
+        InputError: no such file, an empty one, or one that ASE cannot read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty; give one with at least one structure")
+    try:
+        frames = ase.io.read(path, index=":")
+    except Exception as error:
+        raise InputError(f"{path}: not readable as a structure file ({error})") from error
+    if not frames:
+        raise InputError(f"{path}: holds no structure; give one with at least one")
+    return list(frames)
+
+
+def check_structure(atoms: Atoms, where: str, elements: Collection[int] | None = None) -> None:
+    """Refuse a structure that no model can evaluate.
+
+    Args:
+        atoms: the structure.
+        where: what to call it in the message.
+        elements: atomic numbers that the model knows, or None for any.
+
+    Raises:
+        InputError: no atoms, NaN positions or cell, a singular cell with pbc, pbc in one or two
+            directions only, coincident atoms, or an unknown element.
+    """
+    if len(atoms) == 0:
+        raise InputError(f"{where}: has no atoms; remove it")
+    for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
+        if not np.isfinite(values).all():
+            raise InputError(f"{where}: {name} hold NaN or infinite numbers; remove or repair it")
+    if atoms.pbc.any():
+        if abs(np.linalg.det(atoms.cell.array)) < 1e-6:
+            raise InputError(
+                f"{where}: pbc {_letters(atoms.pbc)} with a singular cell; give three independent "
+                "lattice vectors, or set pbc to F F F"
+            )
+        if not atoms.pbc.all():
+            raise InputError(
+                f"{where}: pbc {_letters(atoms.pbc)} is not supported; set T T T (with vacuum in "
+                "the cell for a slab) or F F F"
+            )
+    if elements is not None:
+        unknown = sorted({int(z) for z in atoms.numbers} - {int(z) for z in elements})
+        if unknown:
+            raise InputError(
+                f"{where}: the model does not know {_symbols(unknown)}; it knows "
+                f"{_symbols(sorted(elements))}"
+            )
+    pair = _coincident_pair(atoms)
+    if pair is not None:
+        raise InputError(
+            f"{where}: atoms {pair[0]} and {pair[1]} are closer than {COINCIDENT} Å; remove the "
+            "duplicate"
+        )
+
+
+def _coincident_pair(atoms: Atoms) -> tuple[int, int] | None:
+    if atoms.pbc.any():
+        i, j = neighbour_list("ij", atoms, COINCIDENT)
+        return (int(i[0]), int(j[0])) if len(i) > 0 else None
+    pairs = KDTree(atoms.positions).query_pairs(COINCIDENT)
+    return min(pairs) if pairs else None
+
+
+def _letters(pbc: np.ndarray) -> str:
+    return " ".join("T" if p else "F" for p in pbc)
+
+
+def _symbols(numbers: Collection[int]) -> str:
+    return ", ".join(chemical_symbols[z] for z in numbers)

@@ -1,0 +1,1 @@
+"""Training: what upstream's run needs to know about the model."""

@@ -1,0 +1,55 @@
+"""What a trained model's multipoles look like: mean and spread per element."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from prettytable import PrettyTable
+from torch import Tensor
+
+_MOST_BATCHES = 50
+
+
+def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> PrettyTable:
+    """Mean ± standard deviation of charge, |μ| and α per element.
+
+    Args:
+        model: a MultipoleMACE.
+        loaders: data loaders by name; of each the first batches are used.
+    """
+    device = next(model.parameters()).device
+    parts: dict[str, list[Tensor]] = {"z": [], "charge": [], "dipole": [], "alpha": []}
+    for loader in loaders.values():
+        for number, batch in enumerate(loader):
+            if number == _MOST_BATCHES:
+                break
+            data = batch.to(device).to_dict()
+            with torch.no_grad():
+                out = model(data, compute_force=False)
+            alpha = torch.einsum("nii->n", out["atomic_polarizabilities"]) / 3.0
+            parts["z"].append(data["node_attrs"].argmax(-1))
+            parts["charge"].append(out["charges"])
+            parts["dipole"].append(torch.linalg.vector_norm(out["atomic_dipoles"], dim=-1))
+            parts["alpha"].append(alpha)
+    values = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}
+
+    table = PrettyTable()
+    table.field_names = ["element", "atoms", "charge / e", "|dipole| / e A", "alpha / e A^2/V"]
+    for index, number in enumerate(model.atomic_numbers.tolist()):
+        mine = values["z"] == index
+        if not mine.any():
+            continue
+        cells = [
+            f"{values[name][mine].mean():.3f} +- {values[name][mine].std(correction=0):.3f}"
+            for name in ("charge", "dipole", "alpha")
+        ]
+        table.add_row([chemical_symbols[number], int(mine.sum()), *cells])
+    return table
+
+
+def log_multipoles(model: torch.nn.Module, loaders: dict[str, Any]) -> None:
+    """Log multipole_table of training and validation data."""
+    logging.info("Multipoles, permanent plus induced, by element:\n" + str(multipole_table(model, loaders)))

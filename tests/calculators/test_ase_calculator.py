@@ -1,0 +1,177 @@
+"""The calculator: ASE's names and units, committees, dtypes, fields, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+
+from mace_polmp.calculators import MultipoleMACECalculator
+from mace_polmp.errors import InputError
+from mace_polmp.modules import LongRangeOptions
+from tests.helpers import evaluate, random_model, rock_salt, salty_water
+
+FULL = LongRangeOptions(polarizability="anisotropic")
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "a.model"
+    torch.save(random_model(FULL), path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_are_the_models(model_file, dtype):
+    atoms = rock_salt("triclinic")
+    atoms.calc = MultipoleMACECalculator(model_file, default_dtype=dtype)
+    out = evaluate(random_model(FULL), atoms, compute_stress=True)
+    tolerance = 1e-9 if dtype == "float64" else 2e-5
+    stress = atoms.get_stress(voigt=False)
+    for got, key in (
+        (atoms.get_potential_energy(), "energy"),
+        (atoms.get_forces(), "forces"),
+        (stress, "stress"),
+        (atoms.get_charges(), "charges"),
+        (atoms.get_dipole_moment(), "dipole"),
+    ):
+        expected = out[key].detach().numpy().reshape(np.shape(got))
+        np.testing.assert_allclose(got, expected, atol=tolerance * max(1, abs(expected).max()))
+    for key, shape in {
+        "atomic_dipoles": (8, 3),
+        "atomic_quadrupoles": (8, 3, 3),
+        "atomic_polarizabilities": (8, 3, 3),
+        "polarizability": (3, 3),
+        "long_range_energy": (),
+    }.items():
+        got = atoms.calc.get_property(key, atoms)
+        assert np.shape(got) == shape
+        expected = out[key].detach().numpy().reshape(shape)
+        np.testing.assert_allclose(got, expected, atol=tolerance * max(1, abs(expected).max()))
+
+
+def test_committee_mean_and_spread(tmp_path):
+    for seed in (0, 1):
+        torch.save(random_model(FULL, seed=seed), tmp_path / f"m{seed}.model")
+    atoms = salty_water()
+    calc = atoms.calc = MultipoleMACECalculator(str(tmp_path / "m*.model"), default_dtype="float64")
+    singles = [evaluate(random_model(FULL, seed=s), atoms) for s in (0, 1)]
+    charges = torch.stack([s["charges"] for s in singles]).mean(0).detach()
+    np.testing.assert_allclose(atoms.get_charges(), charges, atol=1e-9)
+    energies = [float(s["energy"].detach()) for s in singles]
+    np.testing.assert_allclose(atoms.get_potential_energy(), np.mean(energies), atol=1e-9)
+    np.testing.assert_allclose(calc.results["energy_var"], np.var(energies), atol=1e-9)
+    assert calc.results["dipole_comm"].shape == (2, 3)
+
+
+def test_field_is_conservative_and_gives_the_dipole():
+    """Forces are −dE/dr, and without induced charges −dE/dF is the dipole."""
+    model, atoms = random_model(LongRangeOptions(induced="dipole")), salty_water()
+    field, step = np.array([0.05, -0.03, 0.08]), 1e-3
+    calc = MultipoleMACECalculator(models=model, default_dtype="float64", external_field=field)
+    atoms.calc = calc
+    forces, dipole = atoms.get_forces(), atoms.get_dipole_moment()
+
+    def energy(moved, applied):
+        calc.external_field = applied
+        moved.calc = calc
+        return moved.get_potential_energy()
+
+    moved = [atoms.copy(), atoms.copy()]
+    moved[0].positions[2, 1] -= step
+    moved[1].positions[2, 1] += step
+    slope = (energy(moved[1], field) - energy(moved[0], field)) / (2 * step)
+    np.testing.assert_allclose(forces[2, 1], -slope, atol=1e-5)
+
+    # Here the dipole excludes what the field itself induces, −½ F·α·F being quadratic.
+    for axis in range(3):
+        high, low = np.zeros(3), np.zeros(3)
+        high[axis], low[axis] = step, -step
+        slope = (energy(atoms, high) - energy(atoms, low)) / (2 * step)
+        calc.external_field = None
+        np.testing.assert_allclose(-slope, atoms.get_dipole_moment()[axis], atol=1e-7)
+    polarizability = calc.get_property("polarizability", atoms)
+    np.testing.assert_allclose(
+        dipole - atoms.get_dipole_moment(), polarizability @ field, atol=1e-9
+    )
+
+
+def test_changing_the_field_discards_results(model_file):
+    atoms = salty_water()
+    atoms.calc = MultipoleMACECalculator(model_file, default_dtype="float64")
+    without = atoms.get_potential_energy()
+    atoms.calc.external_field = [0, 0, 0.1]
+    assert abs(atoms.get_potential_energy() - without) > 1e-4
+    atoms.calc.external_field = None
+    assert atoms.get_potential_energy() == pytest.approx(without, abs=1e-12)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_nve_conserves_energy(model_file, periodic):
+    """With the exact gradient the drift falls with the square of the time step."""
+    drifts = []
+    for step in (0.5, 0.25):
+        atoms = salty_water(periodic)
+        atoms.calc = MultipoleMACECalculator(model_file, default_dtype="float64")
+        MaxwellBoltzmannDistribution(atoms, temperature_K=50, rng=np.random.default_rng(0))
+        dynamics = VelocityVerlet(atoms, step * units.fs)
+        energies = []
+        for _ in range(20):
+            dynamics.run(round(1 / step))
+            energies.append(atoms.get_total_energy())
+        drifts.append(np.ptp(energies))
+    assert drifts[1] < 0.35 * drifts[0]
+
+
+def test_bad_structures_are_refused(model_file):
+    calc = MultipoleMACECalculator(model_file, default_dtype="float64")
+    good = salty_water()
+
+    def refused(atoms, message):
+        atoms.calc = calc
+        with pytest.raises(InputError, match=message):
+            atoms.get_potential_energy()
+
+    nan = good.copy()
+    nan.positions[3, 0] = np.nan
+    refused(nan, "positions hold NaN")
+    refused(Atoms("NaNa", positions=[[0, 0, 0], [0, 0, 1e-3]]), "atoms 0 and 1 are closer")
+    refused(Atoms("Au"), "does not know Au; it knows H, O, Na, Cl")
+    singular = good.copy()
+    singular.pbc = True
+    refused(singular, "pbc T T T with a singular cell")
+    slab = rock_salt()
+    slab.pbc = [True, True, False]
+    refused(slab, "pbc T T F is not supported")
+    calc.external_field = [0, 0, 0.1]
+    refused(rock_salt(), "external_field on a periodic structure")
+
+
+def test_bad_arguments_are_refused(model_file, tmp_path):
+    from mace.modules import ScaleShiftMACE
+
+    from tests.helpers import backbone_settings
+
+    other = tmp_path / "other.model"
+    torch.save(ScaleShiftMACE(**backbone_settings()), other)
+    text = tmp_path / "text.model"
+    text.write_text("not a model")
+    newer = random_model()
+    newer.format_version = 99
+    torch.save(newer, tmp_path / "newer.model")
+    cases = [
+        (dict(model_paths=other), "holds a ScaleShiftMACE, not a MultipoleMACE"),
+        (dict(model_paths=text), "not a model file"),
+        (dict(model_paths=tmp_path / "none.model"), "no such file"),
+        (dict(model_paths=str(tmp_path / "none*.model")), "no file matches"),
+        (dict(model_paths=tmp_path / "newer.model"), "format version 99"),
+        (dict(model_paths=model_file, enable_cueq=True), "enable_cueq does not work"),
+        (dict(model_paths=model_file, compile_mode="default"), "compile_mode does not work"),
+        (dict(model_paths=model_file, default_dtype="float16"), "default_dtype must be"),
+        (dict(model_paths=model_file, external_field=[0, 1]), "three finite numbers"),
+        (dict(), "either model_paths or models"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(InputError, match=message):
+            MultipoleMACECalculator(**arguments)
