@@ -1,0 +1,52 @@
+"""Random charges, dipoles and quadrupoles in random places."""
+
+import torch
+
+from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
+
+TRICLINIC = torch.tensor(
+    [[7.0, 0.3, -0.2], [2.1, 6.4, 0.5], [-1.7, 1.9, 8.2]], dtype=torch.float64
+)
+
+
+def random_system(n, seed=0, size=5.0):
+    """positions, Multipoles (neutral), ResponseCoefficients of n atoms, float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    positions = size * torch.rand(n, 3, generator=generator, dtype=torch.float64)
+    charge = normal(n)
+    quadrupole = normal(n, 3, 3)
+    quadrupole = 0.25 * (quadrupole + quadrupole.transpose(1, 2))
+    trace = torch.einsum("nii->n", quadrupole)[:, None, None]
+    quadrupole = quadrupole - trace * torch.eye(3, dtype=torch.float64) / 3
+    root = 0.2 * normal(n, 3, 3)
+    return (
+        positions,
+        Multipoles(charge - charge.mean(), 0.5 * normal(n, 3), quadrupole),
+        ResponseCoefficients(0.02 * normal(n).abs(), root @ root.transpose(1, 2)),
+    )
+
+
+def evaluate(positions, multipoles, response=None, cell=None, engine=None, **options):
+    """One structure, open without a cell."""
+    periodic = cell is not None
+    dtype = positions.dtype
+    cell = cell if periodic else torch.zeros(3, 3, dtype=dtype)
+    return (engine or Electrostatics())(
+        positions,
+        cell[None],
+        torch.tensor([[periodic] * 3]),
+        torch.zeros(len(positions), dtype=torch.int64),
+        multipoles,
+        response,
+        **options,
+    )
+
+
+def cast(multipoles, dtype):
+    return Multipoles(
+        multipoles.charge.to(dtype), multipoles.dipole.to(dtype), multipoles.quadrupole.to(dtype)
+    )

@@ -1,0 +1,73 @@
+"""Golden numbers: made in float64 by nested automatic differentiation of the scalar kernel."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
+
+GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
+CASES = {case["name"]: case for case in GOLDEN["cases"]}
+
+
+def evaluate(case, dtype):
+    def read(key):
+        return torch.tensor(case[key], dtype=dtype)
+
+    periodic = case["cell"] is not None
+    positions = read("positions").requires_grad_(True)
+    cell = read("cell")[None] if periodic else torch.zeros(1, 3, 3, dtype=dtype)
+    strain = torch.zeros(3, 3, dtype=dtype, requires_grad=True)
+    engine = Electrostatics(case["sigma"], 2 * math.pi / case["k_cutoff"])
+    out = engine(
+        positions + positions @ strain,
+        cell + cell @ strain,
+        torch.tensor([[periodic] * 3]),
+        torch.zeros(len(positions), dtype=torch.int64),
+        Multipoles(read("q"), read("mu"), read("Q")),
+        ResponseCoefficients(read("kappa"), read("alpha")),
+    )
+    results = {
+        "energy": out.energy[0],
+        "energy_permanent": out.energy_permanent[0],
+        "energy_induced_charge": out.energy_induced_charge[0],
+        "energy_induced_dipole": out.energy_induced_dipole[0],
+        "potential": out.potential,
+        "field": out.field,
+        "delta_q": out.induced_charge,
+        "delta_mu": out.induced_dipole,
+    }
+    for suffix, energy in (("", out.energy), ("_permanent", out.energy_permanent)):
+        gradient, virial = torch.autograd.grad(energy.sum(), [positions, strain], retain_graph=True)
+        results["forces" + suffix] = -gradient
+        if periodic:
+            results["stress" + suffix] = 0.5 * (virial + virial.T) / cell.det().abs()
+    return {key: value.detach() for key, value in results.items()}
+
+
+def test_constants_are_those_of_the_golden_numbers():
+    from mace_polmp import units
+
+    assert units.EPS0 == GOLDEN["eps0"]
+    assert units.COULOMB_CONSTANT == pytest.approx(GOLDEN["coulomb_constant"], rel=1e-14)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float64_reproduces_the_golden_numbers(name):
+    results = evaluate(CASES[name], torch.float64)
+    expected = CASES[name]["expected"]
+    assert set(expected) == set(results)
+    for key, value in expected.items():
+        reference = torch.tensor(value, dtype=torch.float64)
+        torch.testing.assert_close(results[key], reference, atol=1e-9, rtol=0, msg=key)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_agrees_with_float64(name):
+    single, double = (evaluate(CASES[name], t) for t in (torch.float32, torch.float64))
+    for key in ("energy", "forces"):
+        error = (single[key].double() - double[key]).abs().max()
+        assert error < 1e-5 * double[key].abs().max(), key
