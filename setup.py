@@ -18,7 +18,7 @@ setup(
         "ase>=3.23",
         "numpy>=1.24",
         "scipy>=1.10",
-        "matplotlib>=3.7",
+        "matplotlib>=3.7,<3.11",  # mace-torch 0.3.16 draws its plots up to 3.10
         "matscipy>=1.0",
         "prettytable>=3.0",
         "tqdm>=4.60",

@@ -116,9 +116,7 @@ def run_md(atoms: Atoms, n_frames: int, rng: np.random.Generator) -> list[Atoms]
     atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
     BFGS(atoms, logfile=None).run(fmax=0.1, steps=100)
     MaxwellBoltzmannDistribution(atoms, temperature_K=350, rng=rng)
-    dynamics = Langevin(
-        atoms, 1.0 * units.fs, temperature_K=350, friction=0.02 / units.fs, rng=rng
-    )
+    dynamics = Langevin(atoms, 1.0 * units.fs, temperature_K=350, friction=0.02 / units.fs, rng=rng)
     frames = []
     dynamics.run(100)
     for _ in range(n_frames):
@@ -214,7 +212,10 @@ def main() -> None:
     valid += dimer_frames(5, (1.6, 6.0), rng, "dimer")
     far = dimer_frames(8, (8.5, 14.0), rng, "far")
     for name, frames in (
-        ("train", train), ("valid", valid), ("far", far), ("curves", curve_frames())
+        ("train", train),
+        ("valid", valid),
+        ("far", far),
+        ("curves", curve_frames()),
     ):
         path = args.output / f"water_ions_{name}.xyz"
         write(path, frames, format="extxyz")

@@ -64,9 +64,7 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.training.statistics import log_multipoles
 
     if args.model != MODEL_NAME:
-        changed = [
-            f.name for f in fields(LongRangeOptions) if getattr(args, f.name) != f.default
-        ]
+        changed = [f.name for f in fields(LongRangeOptions) if getattr(args, f.name) != f.default]
         if changed:
             raise InputError(f"--{changed[0]} needs --model {MODEL_NAME}, got --model {args.model}")
         upstream.run(args)

@@ -66,7 +66,9 @@ class Electrostatics(torch.nn.Module):
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
         if solver == "mesh":
-            raise ValueError("solver 'mesh' is not available in this version: use 'auto' or 'ewald'")
+            raise ValueError(
+                "solver 'mesh' is not available in this version: use 'auto' or 'ewald'"
+            )
         self.smearing = smearing
         self.kspace_spacing = kspace_spacing
         self.solver = solver
@@ -77,9 +79,7 @@ class Electrostatics(torch.nn.Module):
         return 2.0 * math.pi / self.kspace_spacing
 
     def extra_repr(self) -> str:
-        return (
-            f"smearing={self.smearing}, kspace_spacing={self.kspace_spacing}, solver={self.solver!r}"
-        )
+        return f"smearing={self.smearing}, kspace_spacing={self.kspace_spacing}, solver={self.solver!r}"
 
     def forward(
         self,
@@ -128,9 +128,7 @@ class Electrostatics(torch.nn.Module):
             positions, cell, batch, periodic, multipoles, with_field
         )
         if external_field is not None:
-            permanent = permanent + _field_energy(
-                positions, pbc, batch, multipoles, external_field
-            )
+            permanent = permanent + _field_energy(positions, pbc, batch, multipoles, external_field)
 
         zero = torch.zeros_like(permanent)
         charge, energy_charge = torch.zeros_like(positions[:, 0]), zero
@@ -176,9 +174,10 @@ class Electrostatics(torch.nn.Module):
             )
         # A mixture: each kind on its own atoms, renumbered, and the parts put back in place.
         is_periodic = torch.tensor(periodic, device=batch.device)
-        number = torch.where(
-            is_periodic, is_periodic.long().cumsum(0), (~is_periodic).long().cumsum(0)
-        ) - 1
+        number = (
+            torch.where(is_periodic, is_periodic.long().cumsum(0), (~is_periodic).long().cumsum(0))
+            - 1
+        )
         atoms_p = is_periodic[batch].nonzero().squeeze(1)
         atoms_o = (~is_periodic[batch]).nonzero().squeeze(1)
         n_periodic = sum(periodic)

@@ -204,18 +204,14 @@ def ewald(
 
     fraction = (positions[:, None, :] @ inverse[batch]).squeeze(1)
     fraction = packing.pack(fraction - fraction.detach().round())
-    x, y, z = (
-        _phase(fraction[..., a], n) for a, n in enumerate((k.n1, k.n2, k.n3))
-    )
+    x, y, z = (_phase(fraction[..., a], n) for a, n in enumerate((k.n1, k.n2, k.n3)))
     charge = packing.pack(multipoles.charge)
     dipole = quadrupole = None
     if multipoles.dipole is not None:
         dipole = 2.0 * math.pi * torch.matmul(packing.pack(multipoles.dipole), inverse)
     if multipoles.quadrupole is not None:
         packed = packing.pack(multipoles.quadrupole)
-        quadrupole = (2.0 * math.pi) ** 2 * (
-            reciprocal[:, None] @ packed @ inverse[:, None]
-        )
+        quadrupole = (2.0 * math.pi) ** 2 * (reciprocal[:, None] @ packed @ inverse[:, None])
     factor = _structure_factor(charge, dipole, quadrupole, x, y, z, k)
     energy = 0.5 * (k.weight * (factor.real**2 + factor.imag**2)).sum((1, 2))
     energy = energy - _self_energy(multipoles, batch, cell.shape[0], smearing)

@@ -70,7 +70,9 @@ def check_inputs(
     if pbc.dtype != torch.bool:
         raise TypeError(f"pbc must be torch.bool, got {pbc.dtype}; convert it with pbc.bool()")
     if batch.dtype != torch.int64:
-        raise TypeError(f"batch must be torch.int64, got {batch.dtype}; convert it with batch.long()")
+        raise TypeError(
+            f"batch must be torch.int64, got {batch.dtype}; convert it with batch.long()"
+        )
     if positions.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"positions must be float32 or float64, got {positions.dtype}")
 

@@ -140,7 +140,9 @@ class MultipoleMACE(ScaleShiftMACE):
                 "long-range energy is not a sum over edges"
             )
         if "pbc" not in data:
-            raise KeyError("data lacks 'pbc' [n_structures, 3]; the boundary conditions are not guessed")
+            raise KeyError(
+                "data lacks 'pbc' [n_structures, 3]; the boundary conditions are not guessed"
+            )
         strained, displacement = _strain(
             data, compute_virials or compute_stress or compute_displacement
         )

@@ -27,9 +27,7 @@ def total_dipole(
     return moment.new_zeros(n_structures, 3).index_add(0, batch, moment)
 
 
-def polarizability_tensors(
-    response: ResponseCoefficients, n_atoms: int, like: Tensor
-) -> Tensor:
+def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: Tensor) -> Tensor:
     """Atomic polarizabilities as tensors, [n_atoms, 3, 3], e² Å²/eV; zero without a response."""
     alpha = response.polarizability
     if alpha is None:

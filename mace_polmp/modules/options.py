@@ -60,7 +60,9 @@ class LongRangeOptions:
             value = getattr(self, f.name)
             choices = f.metadata["choices"]
             if choices is not None and (value not in choices or isinstance(value, bool)):
-                near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0)
+                near = difflib.get_close_matches(
+                    str(value), [str(c) for c in choices], n=1, cutoff=0
+                )
                 raise InputError(
                     f"{f.name} must be one of {', '.join(map(str, choices))}, got {value!r}; "
                     f"did you mean {near[0]}?"

@@ -71,9 +71,7 @@ class EquivariantLift(torch.nn.Module):
             torch.nn.SiLU(),
             torch.nn.Linear(_HIDDEN, _CHANNELS * len(degrees), bias=False),
         )
-        self.harmonics = o3.SphericalHarmonics(
-            degrees, normalize=True, normalization="component"
-        )
+        self.harmonics = o3.SphericalHarmonics(degrees, normalize=True, normalization="component")
 
     def forward(self, scalars: Tensor, edges: Edges) -> dict[int, Tensor]:
         """{l: [n_atoms, channels, 2l + 1]}."""
@@ -146,7 +144,9 @@ class MultipoleReadouts(torch.nn.Module):
         n_out = len(self.scalar_names)
         n_gates = _CHANNELS * sum(self._tensor_outputs.values())
         self.network = torch.nn.Sequential(
-            torch.nn.Linear(n_scalars, _HIDDEN), torch.nn.SiLU(), torch.nn.Linear(_HIDDEN, n_out + n_gates)
+            torch.nn.Linear(n_scalars, _HIDDEN),
+            torch.nn.SiLU(),
+            torch.nn.Linear(_HIDDEN, n_out + n_gates),
         )
         self.linear = torch.nn.Linear(n_scalars, n_out, bias=False)
         self.element_bias = torch.nn.Parameter(torch.zeros(len(atomic_numbers), n_out))

@@ -18,6 +18,7 @@ import mace
 import torch
 from mace.cli import eval_configs as upstream_eval
 from mace.cli import run_train as upstream_train
+from mace.cli import visualise_train as upstream_plots
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
@@ -29,6 +30,7 @@ FINE_TUNING_SCALE = 0.05
 
 _REPLACED = {
     upstream_train: ("configure_model", "get_params_options", "create_error_table", "run"),
+    upstream_plots: ("filter_nonzero_weight",),
     upstream_eval: ("get_model_output", "parse_args", "run"),
 }
 
@@ -92,6 +94,7 @@ def train(
     configure_model = upstream_train.configure_model
     get_params_options = upstream_train.get_params_options
     create_error_table = upstream_train.create_error_table
+    filter_nonzero_weight = upstream_plots.filter_nonzero_weight
 
     def configure_with_head(args: argparse.Namespace, *positional: Any, **named: Any) -> Any:
         foundation = named.get("model_foundation", positional[2] if len(positional) > 2 else None)
@@ -127,11 +130,33 @@ def train(
             after_evaluation(named["model"], loaders)
         return table
 
-    with _replaced(
-        upstream_train,
-        configure_model=configure_with_head,
-        get_params_options=params_with_head,
-        create_error_table=error_table,
+    def filter_by_weight(
+        batch: Any,
+        quantities: list[torch.Tensor],
+        weight: torch.Tensor,
+        quantity_weight: torch.Tensor,
+        spread_atoms: bool = False,
+        spread_quantity_vector: bool = True,
+    ) -> Any:
+        # The plots would repeat weights that are per component already (dipoles) once more.
+        repeat = quantity_weight.shape != quantities[-1].shape
+        return filter_nonzero_weight(
+            batch,
+            quantities,
+            weight,
+            quantity_weight,
+            spread_atoms=spread_atoms and repeat,
+            spread_quantity_vector=spread_quantity_vector and repeat,
+        )
+
+    with (
+        _replaced(
+            upstream_train,
+            configure_model=configure_with_head,
+            get_params_options=params_with_head,
+            create_error_table=error_table,
+        ),
+        _replaced(upstream_plots, filter_nonzero_weight=filter_by_weight),
     ):
         upstream_train.run(args)
 

@@ -52,4 +52,6 @@ def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> PrettyTa
 
 def log_multipoles(model: torch.nn.Module, loaders: dict[str, Any]) -> None:
     """Log multipole_table of training and validation data."""
-    logging.info("Multipoles, permanent plus induced, by element:\n" + str(multipole_table(model, loaders)))
+    logging.info(
+        "Multipoles, permanent plus induced, by element:\n" + str(multipole_table(model, loaders))
+    )

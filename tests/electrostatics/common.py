@@ -4,9 +4,7 @@ import torch
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 
-TRICLINIC = torch.tensor(
-    [[7.0, 0.3, -0.2], [2.1, 6.4, 0.5], [-1.7, 1.9, 8.2]], dtype=torch.float64
-)
+TRICLINIC = torch.tensor([[7.0, 0.3, -0.2], [2.1, 6.4, 0.5], [-1.7, 1.9, 8.2]], dtype=torch.float64)
 
 
 def random_system(n, seed=0, size=5.0):

@@ -156,9 +156,7 @@ def test_supercell():
             multipoles.dipole.repeat(4, 1),
             multipoles.quadrupole.repeat(4, 1, 1),
         ),
-        ResponseCoefficients(
-            response.softness.repeat(4), response.polarizability.repeat(4, 1, 1)
-        ),
+        ResponseCoefficients(response.softness.repeat(4), response.polarizability.repeat(4, 1, 1)),
         cell=cell,
     )
     torch.testing.assert_close(four.energy, 4 * one.energy, rtol=0, atol=1e-9)
@@ -178,7 +176,9 @@ def test_wave_vectors_on_the_cutoff_sphere_count(length, dtype):
     reference = evaluate(positions, multipoles, cell=cell, engine=wide).energy
     for rotation in (torch.eye(3).double(), turn):
         turned = Multipoles(
-            multipoles.charge, multipoles.dipole @ rotation, rotation.T @ multipoles.quadrupole @ rotation
+            multipoles.charge,
+            multipoles.dipole @ rotation,
+            rotation.T @ multipoles.quadrupole @ rotation,
         )
         out = evaluate(
             (positions @ rotation).to(dtype), cast(turned, dtype), cell=(cell @ rotation).to(dtype)
@@ -207,7 +207,9 @@ def test_mixed_unsorted_batch_agrees_with_single_structures(conserve):
         torch.tensor([[c is not None] * 3 for c in kinds]),
         batch[order],
         Multipoles(
-            join(lambda s: s[1].charge), join(lambda s: s[1].dipole), join(lambda s: s[1].quadrupole)
+            join(lambda s: s[1].charge),
+            join(lambda s: s[1].dipole),
+            join(lambda s: s[1].quadrupole),
         ),
         ResponseCoefficients(join(lambda s: s[2].softness), join(lambda s: s[2].polarizability)),
         external_field=field,
@@ -268,9 +270,7 @@ def test_external_field():
         acting = off.field + field
         induced = torch.einsum("nab,nb->na", response.polarizability, acting)
         torch.testing.assert_close(on.induced_dipole, induced)
-        torch.testing.assert_close(
-            on.energy_induced_dipole, -0.5 * (induced * acting).sum()[None]
-        )
+        torch.testing.assert_close(on.energy_induced_dipole, -0.5 * (induced * acting).sum()[None])
 
 
 @pytest.mark.parametrize("cell", [None, TRICLINIC])

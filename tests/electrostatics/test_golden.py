@@ -51,8 +51,8 @@ def evaluate(case, dtype):
 def test_constants_are_those_of_the_golden_numbers():
     from mace_polmp import units
 
-    assert units.EPS0 == GOLDEN["eps0"]
-    assert units.COULOMB_CONSTANT == pytest.approx(GOLDEN["coulomb_constant"], rel=1e-14)
+    assert GOLDEN["eps0"] == units.EPS0
+    assert pytest.approx(GOLDEN["coulomb_constant"], rel=1e-14) == units.COULOMB_CONSTANT
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -42,7 +42,9 @@ def test_derivatives_to_fourth_order():
     for n in range(1, 5):
         (value,) = torch.autograd.grad(value.sum(), t, create_graph=True)
         torch.testing.assert_close(value, (-1) ** n * boys_functions(t, n)[n], rtol=1e-11, atol=0)
-    assert torch.autograd.gradcheck(lambda x: boys_functions(x, 3), (t[1:].detach().requires_grad_(),))
+    assert torch.autograd.gradcheck(
+        lambda x: boys_functions(x, 3), (t[1:].detach().requires_grad_(),)
+    )
 
 
 def test_kernels_are_derivatives_of_the_smeared_potential():

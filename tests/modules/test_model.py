@@ -76,9 +76,7 @@ def test_periodic_forces_and_stress_are_exact(kind):
     np.testing.assert_allclose(
         [forces[i] for i in indices], numerical_forces(model, atoms, indices), atol=1e-6
     )
-    np.testing.assert_allclose(
-        out["stress"][0].detach(), numerical_stress(model, atoms), atol=1e-7
-    )
+    np.testing.assert_allclose(out["stress"][0].detach(), numerical_stress(model, atoms), atol=1e-7)
     np.testing.assert_allclose(forces.sum(0), 0, atol=1e-10)
 
 

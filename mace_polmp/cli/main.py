@@ -1,0 +1,30 @@
+"""`mace_polmp`: the command with subcommands."""
+
+from __future__ import annotations
+
+import argparse
+
+from mace_polmp.cli import quickstart
+from mace_polmp.cli.common import run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `mace_polmp`."""
+    parser = argparse.ArgumentParser(
+        prog="mace_polmp",
+        description="MACE with latent multipoles, linear response and long-range electrostatics. "
+        "Training: mace_run_train --model MultipoleMACE; evaluation: mace_eval_configs.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    quickstart.add_parser(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of mace_polmp."""
+    args = build_parser().parse_args(argv)
+    run_command(f"mace_polmp {args.command}", lambda: args.run(args))
+
+
+if __name__ == "__main__":
+    main()

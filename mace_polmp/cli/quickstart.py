@@ -1,0 +1,312 @@
+"""`mace_polmp quickstart`: train with and without the long-range head, and show the difference.
+
+Both models have the same backbone, data and schedule. The data, GFN2-xTB clusters of water with Na+
+and Cl− and dimers, come with the package (mace_polmp/data, scripts/make_quickstart_data.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mace_polmp.errors import InputError
+
+# Reach of the network: 2 layers × 4 Å = 8 Å, less than the smallest gap of the held-out dimers.
+_TRAINING = {
+    "r_max": 4.0,
+    "num_interactions": 2,
+    "num_channels": 16,
+    "max_L": 1,
+    "max_ell": 2,
+    "correlation": 2,
+    "batch_size": 16,
+    "valid_batch_size": 64,
+    "E0s": "average",
+    "energy_weight": 10,
+    "forces_weight": 100,
+    "lr": 0.01,
+    "scheduler": "ExponentialLR",
+    "ema_decay": 0.99,
+    "default_dtype": "float32",
+    "error_table": "PerAtomRMSE",
+    "plot": "False",
+}
+MODELS = {"short_range": "MACE", "multipole": "MultipoleMACE"}
+LABELS = {"short_range": "short range", "multipole": "multipoles"}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to those of `mace_polmp`."""
+    parser = commands.add_parser(
+        "quickstart",
+        help="train on the embedded data with and without the long-range head, and compare",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("quickstart"), help="folder to write to"
+    )
+    parser.add_argument("--epochs", type=int, default=60, help="training epochs of each model")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument("--md_steps", type=int, default=1000, help="steps of 0.5 fs of NVE MD")
+    parser.set_defaults(run=run)
+
+
+def data_file(name: str) -> Path:
+    """Path of an embedded data set: train, valid, far or curves."""
+    return Path(str(resources.files("mace_polmp") / "data" / f"water_ions_{name}.xyz"))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train both models, print the errors, draw the curves, run MD."""
+    if args.epochs < 1 or args.md_steps < 1:
+        raise InputError("--epochs and --md_steps must be at least 1")
+    out: Path = args.output
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    _train_both(out, args.epochs, args.seed)
+    print(f"Training took {time.time() - started:.0f} s; models and logs are in {out}/")
+
+    calculators = _calculators(out)
+    _print_errors(calculators, out / "errors.csv")
+    _draw_curves(calculators, out)
+    _nve(calculators["multipole"], out / "nve.csv", args.md_steps, args.seed)
+
+
+def _train_both(out: Path, epochs: int, seed: int) -> None:
+    """Both trainings side by side, each with half of the cores; finished ones are kept."""
+    threads = str(max(1, (os.cpu_count() or 2) // len(MODELS)))
+    gamma = 0.02 ** (1.0 / epochs)  # the learning rate ends at 2 % of its start
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    with contextlib.ExitStack() as stack:
+        for name, model in MODELS.items():
+            if (out / f"{name}.model").exists():
+                print(f"{out / name}.model is there already; remove it to train again")
+                continue
+            settings = {
+                **_TRAINING,
+                "name": name,
+                "model": model,
+                "work_dir": out,
+                "train_file": data_file("train"),
+                "valid_file": data_file("valid"),
+                "max_num_epochs": epochs,
+                "lr_scheduler_gamma": gamma,
+                "seed": seed,
+            }
+            command = [
+                sys.executable,
+                "-m",
+                "mace_polmp.cli.run_train",
+                "--ema",
+                "--restart_latest",
+            ]
+            command += [f"--{key}={value}" for key, value in settings.items()]
+            log = stack.enter_context(open(out / f"{name}.out", "wb"))
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+            )
+            stack.callback(process.kill)
+            running[name] = process
+        _show_progress(out, running, epochs, seed)
+    for name, process in running.items():
+        if process.returncode != 0:
+            raise InputError(f"training {name} failed; see {out / name}.out")
+
+
+def _show_progress(
+    out: Path, running: dict[str, subprocess.Popen[bytes]], epochs: int, seed: int
+) -> None:
+    bars = {
+        name: tqdm(total=epochs, desc=f"training {LABELS[name]:12s}", unit="epoch", position=i)
+        for i, name in enumerate(running)
+    }
+    while True:
+        alive = [name for name, process in running.items() if process.poll() is None]
+        for name, bar in bars.items():
+            last = _last_evaluation(out / "results" / f"{name}_run-{seed}_train.txt")
+            if last is not None and last["epoch"] is not None:
+                bar.n = min(int(last["epoch"]) + 1, epochs)
+                bar.set_postfix_str(f"RMSE F {1000 * last['rmse_f']:.0f} meV/Å")
+            bar.refresh()
+        if not alive:
+            break
+        time.sleep(0.5)
+    for bar in bars.values():
+        bar.close()
+
+
+def _last_evaluation(path: Path) -> dict[str, Any] | None:
+    """The last validation in a results file of upstream's, one JSON object per line."""
+    if not path.exists():
+        return None
+    for line in reversed(path.read_text().splitlines()):
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            if record.get("mode") == "eval":
+                return dict(record)
+    return None
+
+
+def _calculators(out: Path) -> dict[str, Any]:
+    from mace.calculators import MACECalculator
+
+    from mace_polmp.calculators import MultipoleMACECalculator
+
+    return {
+        "short_range": MACECalculator(str(out / "short_range.model"), default_dtype="float64"),
+        "multipole": MultipoleMACECalculator(out / "multipole.model", default_dtype="float64"),
+    }
+
+
+@dataclass
+class _Errors:
+    """Sums of squared errors of energy, forces and dipole."""
+
+    energy: list[float]
+    forces: list[np.ndarray]
+    dipole: list[np.ndarray]
+
+    def rmse(self, name: str) -> float:
+        values = np.concatenate([np.ravel(x) for x in getattr(self, name)])
+        return float(np.sqrt(np.mean(values**2)))
+
+
+def _evaluate(calculator: Any, name: str) -> _Errors:
+    from ase.io import read
+
+    errors = _Errors([], [], [])
+    for atoms in tqdm(read(data_file(name), ":"), desc=f"evaluating {name}", leave=False):
+        reference = atoms.copy()
+        atoms.calc = calculator
+        errors.energy.append(atoms.get_potential_energy() - reference.info["REF_energy"])
+        errors.forces.append(atoms.get_forces() - reference.arrays["REF_forces"])
+        if "dipole" in calculator.results:
+            errors.dipole.append(calculator.results["dipole"] - reference.info["REF_dipole"])
+    return errors
+
+
+def _print_errors(calculators: dict[str, Any], path: Path) -> None:
+    from prettytable import PrettyTable
+
+    quantities = (
+        ("energy", "energy / meV", 1000.0),
+        ("forces", "forces / meV/Å", 1000.0),
+        ("dipole", "dipole / e Å", 1.0),
+    )
+    sets = {"valid": "validation, gaps 1.6-6 Å", "far": "held out, gaps 8.5-14 Å"}
+    table = PrettyTable(["RMSE", "quantity", *(LABELS[name] for name in calculators)])
+    table.align = "r"
+    rows = []
+    for key, words in sets.items():
+        errors = {name: _evaluate(calculator, key) for name, calculator in calculators.items()}
+        for quantity, label, factor in quantities:
+            values = [
+                factor * e.rmse(quantity) if getattr(e, quantity) else None for e in errors.values()
+            ]
+            table.add_row([words, label, *("-" if v is None else f"{v:.2f}" for v in values)])
+            rows.append([words, label, *values])
+    print(table)
+    _write_csv(path, ["set", "quantity", *calculators], rows)
+    print(f"Errors: {path}")
+
+
+def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from ase.io import read
+
+    frames = read(data_file("curves"), ":")
+    names = list(dict.fromkeys(atoms.info["curve"] for atoms in frames))
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(4.2 * len(names), 3.6), layout="constrained"
+    )
+    rows = []
+    for axis, name in zip(axes, names, strict=True):
+        mine = [atoms for atoms in frames if atoms.info["curve"] == name]
+        gaps = [atoms.info["gap"] for atoms in mine]
+        reference = [atoms.info["REF_interaction"] for atoms in mine]
+        axis.axvspan(0, 6.0, color="0.93", zorder=0, label="training gaps")
+        axis.plot(gaps, reference, "k.", markersize=6, label="GFN2-xTB")
+        columns = [reference]
+        for key, style in (("short_range", "C1--"), ("multipole", "C0-")):
+            columns.append([_interaction(atoms, calculators[key]) for atoms in mine])
+            axis.plot(gaps, columns[-1], style, label=LABELS[key])
+        rows += [[name, *row] for row in zip(gaps, *columns, strict=True)]
+        margin = 0.15 * np.ptp(reference)
+        axis.set(
+            title=name,
+            xlabel="gap / Å",
+            xlim=(min(gaps) - 0.3, max(gaps) + 0.3),
+            ylim=(min(reference) - margin, max(reference) + margin),
+        )
+    axes[0].set_ylabel("interaction energy / eV")
+    axes[-1].legend(frameon=False)
+    figure.savefig(out / "curves.png", dpi=150)
+    plt.close(figure)
+    _write_csv(out / "curves.csv", ["dimer", "gap_A", "reference_eV", *calculators], rows)
+    print(f"Dissociation curves: {out / 'curves.png'}, {out / 'curves.csv'}")
+
+
+def _interaction(atoms: Any, calculator: Any) -> float:
+    """The model's energy less the reference energy of the free fragments, eV."""
+    info = dict(atoms.info)
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    return float(atoms.get_potential_energy() - (info["REF_energy"] - info["REF_interaction"]))
+
+
+def _nve(calculator: Any, path: Path, steps: int, seed: int) -> None:
+    """NVE from the largest cluster of the validation data at 300 K; prints the energy drift."""
+    from ase import units
+    from ase.io import read
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+    from ase.md.verlet import VelocityVerlet
+
+    atoms = max(read(data_file("valid"), ":"), key=len)
+    atoms.calc = calculator
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(seed))
+    step = 0.5
+    dynamics = VelocityVerlet(atoms, step * units.fs)
+    rows = []
+    for done in tqdm(
+        range(0, steps, 5), desc="NVE MD", unit_scale=5 * step, unit="fs", leave=False
+    ):
+        rows.append([done * step, atoms.get_total_energy(), atoms.get_temperature()])
+        dynamics.run(5)
+    table = np.array(rows)
+    slope = np.polyfit(table[:, 0], table[:, 1], 1)[0] if len(table) > 1 else 0.0
+    per_atom = 1000.0 / len(atoms)
+    print(
+        f"NVE MD of {atoms.get_chemical_formula()}, {steps * step / 1000:.2f} ps, mean temperature "
+        f"{table[:, 2].mean():.0f} K: drift {1000 * slope * per_atom:+.3f} meV/atom/ps, "
+        f"fluctuation {table[:, 1].std() * per_atom:.3f} meV/atom ({path})"
+    )
+    _write_csv(path, ["time_fs", "total_energy_eV", "temperature_K"], rows)
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(temporary, path)

@@ -1,0 +1,93 @@
+"""mace_eval_configs: upstream's output, and the multipoles."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from ase.io import read
+from mace.modules import ScaleShiftMACE
+
+from mace_polmp.cli.eval_configs import main
+from tests.cli.runs import run_module, write_data
+from tests.helpers import backbone_settings, evaluate, random_model, rock_salt, salty_water
+
+pytestmark = pytest.mark.usefixtures("clean_state")
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mace_eval_configs", *map(str, arguments)])
+    main()
+
+
+@pytest.fixture
+def files(tmp_path):
+    torch.save(random_model(), tmp_path / "m.model")
+    frames = [salty_water(), rock_salt("triclinic"), salty_water()]
+    return (
+        tmp_path / "m.model",
+        write_data(tmp_path, frames, "in.xyz"),
+        tmp_path / "out.xyz",
+        frames,
+    )
+
+
+def test_multipoles_are_written(files, monkeypatch):
+    model_file, data, output, frames = files
+    run(
+        monkeypatch, f"--model={model_file}", f"--configs={data}", f"--output={output}",
+        "--batch_size=2", "--compute_stress", "--return_node_energies",
+    )  # fmt: skip
+    written = read(output, ":")
+    assert len(written) == 3
+    for atoms, original in zip(written, frames, strict=True):
+        out = evaluate(random_model(), original, compute_stress=True)
+        for key in ("energy", "dipole", "long_range_energy", "polarizability", "stress"):
+            expected = out[key][0].detach().numpy()
+            np.testing.assert_allclose(
+                np.reshape(atoms.info[f"MACE_{key}"], expected.shape), expected, atol=1e-6
+            )
+        for key in ("forces", "charges", "atomic_dipoles", "atomic_quadrupoles"):
+            expected = out[key].detach().numpy()
+            got = atoms.arrays[f"MACE_{key}"].reshape(expected.shape)
+            np.testing.assert_allclose(got, expected, atol=1e-7)
+    assert sorted(p.name for p in output.parent.iterdir()) == ["in.xyz", "m.model", "out.xyz"]
+
+
+def test_other_models_are_evaluated_as_upstream_does(tmp_path):
+    torch.save(ScaleShiftMACE(**backbone_settings()).double(), tmp_path / "s.model")
+    data = write_data(tmp_path, [salty_water(), rock_salt()], "in.xyz")
+    for module in ("mace", "mace_polmp"):
+        arguments = [
+            f"--model={tmp_path}/s.model", f"--configs={data}", f"--output={tmp_path}/{module}.xyz"
+        ]  # fmt: skip
+        result = run_module(f"{module}.cli.eval_configs", arguments, tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "mace.xyz").read_bytes() == (tmp_path / "mace_polmp.xyz").read_bytes()
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(files, monkeypatch, capsys):
+    model_file, data, output, _ = files
+    text = output.with_name("text.model")
+    text.write_text("no model")
+    empty = output.with_name("empty.xyz")
+    empty.touch()
+    gold = salty_water()
+    gold.numbers[0] = 79
+    other = write_data(output.parent, [salty_water(), gold], "gold.xyz")
+    cases = [
+        (text, data, [], "text.model: not a model file"),
+        (model_file, empty, [], "empty.xyz: the file is empty"),
+        (model_file, other, [], "gold.xyz: frame 1: the model does not know Au"),
+        (model_file, data, ["--compute_bec"], "--compute_bec does not work"),
+        (model_file, data, ["--head=Other"], "--head must be one of Default"),
+    ]
+    for model, configs, more, message in cases:
+        with pytest.raises(SystemExit) as stopped:
+            run(
+                monkeypatch, f"--model={model}", f"--configs={configs}", f"--output={output}", *more
+            )
+        assert stopped.value.code == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+        assert not output.exists()

@@ -1,0 +1,318 @@
+"""mace_run_train with the long-range head and every option of upstream that must go with it."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase import Atoms
+from ase.io import write
+
+from mace_polmp.cli.run_train import build_parser, main
+from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from mace_polmp.modules.io import load_model
+from tests.cli.runs import (
+    flags,
+    log_of,
+    open_frames,
+    periodic_frames,
+    run_module,
+    write_data,
+)
+
+pytestmark = pytest.mark.usefixtures("clean_state")
+
+
+def train(folder, **changes):
+    main(flags(folder, model="MultipoleMACE", **changes))
+    return load_model(folder / "m.model")
+
+
+def test_without_the_new_flags_the_model_is_upstreams_bit_for_bit(tmp_path):
+    data = write_data(tmp_path)
+    models = []
+    for module in ("mace.cli.run_train", "mace_polmp.cli.run_train"):
+        folder = tmp_path / module
+        folder.mkdir()
+        arguments = flags(folder, model="MACE", train_file=data)
+        result = run_module(module, arguments, folder)
+        assert result.returncode == 0, result.stderr
+        models.append(torch.load(folder / "m.model", weights_only=False))
+    assert type(models[0]) is type(models[1])
+    first, second = (model.state_dict() for model in models)
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+
+
+def test_flags_from_yaml_reach_the_model_and_the_log(tmp_path):
+    settings = {
+        "multipole_lmax": 1,
+        "induced": "dipole",
+        "polarizability": "anisotropic",
+        "conserve_charge": True,
+        "smearing": 0.9,
+        "kspace_spacing": 1.5,
+        "long_range_solver": "ewald",
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"model": "MultipoleMACE", **settings}))
+    main(flags(tmp_path, train_file=write_data(tmp_path), config=config))
+    model = load_model(tmp_path / "m.model")
+    assert model.long_range_options == LongRangeOptions(**settings)
+    assert model.electrostatics.smearing == 0.9
+    log = log_of(tmp_path)
+    head = sum(p.numel() for p in model.multipole_readouts.parameters())
+    assert f"Long-range head: {head} parameters" in log
+    for element in ("H", "O"):
+        row = rf"\|\s+{element}\s+\|\s+\d+\s+\|" + r"\s+-?\d+\.\d+ \+- \d+\.\d+\s+\|" * 3
+        assert re.search(row, log), element
+
+
+def test_help_has_the_group():
+    text = build_parser().format_help()
+    assert "Long-range electrostatics" in text
+    for name in ("--multipole_lmax {0,1,2}", "--induced {none,charge,dipole,both}", "--smearing"):
+        assert name in text
+
+
+@pytest.mark.parametrize("loss", ["weighted", "universal", "stress", "huber"])
+def test_losses_with_ema_stage_two_and_test_data(tmp_path, loss):
+    data = write_data(tmp_path, periodic_frames())
+    test = write_data(tmp_path, periodic_frames(2), "test.xyz")
+    model = train(
+        tmp_path,
+        train_file=data,
+        test_file=test,
+        loss=loss,
+        ema=True,
+        swa=True,
+        start_swa=1,
+        scheduler="ExponentialLR",
+    )
+    assert isinstance(model, MultipoleMACE)
+    assert (tmp_path / "m_stagetwo.model").exists()
+    log = log_of(tmp_path)
+    assert log.count("Multipoles, permanent plus induced") == 2  # once for each stage
+    assert "Error-table on TEST" in log
+
+
+def test_training_learns_with_every_head_parameter(tmp_path):
+    """The optimizer must know the head: upstream lists the parameters it optimizes by name."""
+    data = write_data(tmp_path)
+    model = train(tmp_path, train_file=data, max_num_epochs=1)
+    (tmp_path / "later").mkdir()
+    later = tmp_path / "later"
+    main(flags(later, model="MultipoleMACE", train_file=data, max_num_epochs=3))
+    after = load_model(later / "m.model").multipole_readouts.state_dict()
+    for name, value in model.multipole_readouts.state_dict().items():
+        assert not torch.equal(value, after[name]), name
+
+
+def test_learning_rate_of_the_head(tmp_path):
+    train(
+        tmp_path,
+        train_file=write_data(tmp_path),
+        lr_params_factors='{"long_range_lr_factor": 3.0}',
+    )
+    assert "Param group 5: lr = 0.03" in log_of(tmp_path)
+
+
+def test_restart_continues_where_it_stopped(tmp_path):
+    data = write_data(tmp_path)
+    train(tmp_path, train_file=data, max_num_epochs=1)
+    before = torch.load(tmp_path / "m.model", weights_only=False)
+    train(tmp_path, train_file=data, max_num_epochs=3, restart_latest=True)
+    log = log_of(tmp_path)
+    assert "Loading checkpoint" in log and "Epoch 2:" in log
+    after = load_model(tmp_path / "m.model")
+    moved = [
+        name
+        for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(a, b)
+    ]
+    assert any(name.startswith("multipole_readouts") for name in moved)
+
+
+def test_fine_tuning_keeps_the_foundation_models_energies(tmp_path):
+    data = write_data(tmp_path)
+    base = tmp_path / "base"
+    base.mkdir()
+    main(flags(base, model="MACE", train_file=data, max_num_epochs=1))
+    foundation = torch.load(base / "m.model", weights_only=False)
+    model = train(
+        tmp_path,
+        train_file=data,
+        foundation_model=base / "m.model",
+        multiheads_finetuning=False,
+        E0s="foundation",
+        lr=1e-7,
+        max_num_epochs=1,
+    )
+    from tests.helpers import evaluate, make_batch
+
+    frame = open_frames(1)[0]
+    expected = foundation(make_batch([frame], model))
+    got = evaluate(model, frame)
+    per_atom = (got["energy"] - expected["energy"]).abs().item() / len(frame)
+    assert 0 < per_atom < 0.01
+    np.testing.assert_allclose(
+        got["short_range_energy"].detach(), expected["energy"].detach(), atol=1e-4
+    )
+
+
+def test_several_training_files(tmp_path):
+    a = write_data(tmp_path, open_frames()[:6], "a.xyz")
+    b = write_data(tmp_path, periodic_frames(6), "b.xyz")
+    heads = {"Default": {"train_file": [str(a), str(b)], "E0s": "average"}}
+    train(tmp_path, heads=repr(heads))
+    assert "train=8, valid=4" in log_of(tmp_path)
+
+
+def test_hdf5_data(tmp_path, monkeypatch):
+    from mace.cli import preprocess_data
+
+    monkeypatch.chdir(tmp_path)
+    mixed = open_frames()[:6] + periodic_frames(6)
+    arguments = preprocess_data.tools.build_preprocess_arg_parser().parse_args(
+        [
+            f"--train_file={write_data(tmp_path, mixed)}",
+            f"--valid_file={write_data(tmp_path, mixed[4:8], 'valid.xyz')}",
+            "--r_max=3.5",
+            "--h5_prefix=h5/",
+            "--E0s=average",
+            "--num_process=1",
+        ]
+    )
+    preprocess_data.run(arguments)
+    model = train(
+        tmp_path,
+        train_file="h5/train",
+        valid_file="h5/val",
+        atomic_numbers="[1, 8, 11, 17]",
+        E0s="{1: -50.0, 8: -20.0, 11: -1.0, 17: -1.0}",
+    )
+    assert isinstance(model, MultipoleMACE)
+
+
+def write_lmdb(path, frames):
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from mace.tools.fairchem_dataset.lmdb_dataset_tools import LMDBDatabase
+
+    with LMDBDatabase(str(path)) as database:
+        for atoms in frames:
+            clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=True)
+            clean.calc = SinglePointCalculator(
+                clean, energy=atoms.info["REF_energy"], forces=atoms.arrays["REF_forces"]
+            )
+            database.write(clean)
+    return path
+
+
+def test_lmdb_data(tmp_path):
+    model = train(
+        tmp_path,
+        train_file=write_lmdb(tmp_path / "train.aselmdb", periodic_frames()),
+        valid_file=write_lmdb(tmp_path / "valid.aselmdb", periodic_frames(4)),
+        atomic_numbers="[11, 17]",
+        E0s="{11: -1.0, 17: -1.0}",
+    )
+    assert isinstance(model, MultipoleMACE)
+
+
+def test_plots_are_drawn(tmp_path):
+    train(tmp_path, train_file=write_data(tmp_path), plot="True")
+    assert list(tmp_path.rglob("*.png"))
+
+
+def spoilt(**changes):
+    """Frames of which the second has something wrong."""
+    frames = open_frames()
+    atoms = frames[1]
+    if "position" in changes:
+        atoms.positions[0] = changes["position"]
+    if changes.get("coincident"):
+        atoms.positions[1] = atoms.positions[0]
+    if "pbc" in changes:
+        atoms.pbc = changes["pbc"]
+        atoms.cell = changes.get("cell", np.zeros((3, 3)))
+    if "lacking" in changes:
+        for atoms in frames:
+            atoms.info.pop(changes["lacking"], None)
+            atoms.arrays.pop(changes["lacking"], None)
+    if "energy" in changes:
+        atoms.info["REF_energy"] = changes["energy"]
+    return frames
+
+
+BAD_DATA = {
+    "no energies": (spoilt(lacking="REF_energy"), "lacks the energy 'REF_energy' in 12 of 12"),
+    "no forces": (spoilt(lacking="REF_forces"), "lacks the forces 'REF_forces' in 12 of 12"),
+    "energy NaN": (spoilt(energy=float("nan")), "frame 1: the energy 'REF_energy' is nan"),
+    "position NaN": (spoilt(position=np.nan), "frame 1: positions hold NaN"),
+    "coincident": (spoilt(coincident=True), "frame 1: atoms 0 and 1 are closer"),
+    "singular": (spoilt(pbc=True), "frame 1: pbc T T T with a singular cell"),
+    "partial": (
+        spoilt(pbc=[True, True, False], cell=9 * np.eye(3)),
+        "frame 1: pbc T T F is not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_is_one_line_and_leaves_nothing(tmp_path, capsys, name):
+    frames, message = BAD_DATA[name]
+    data = write_data(tmp_path, frames)
+    work = tmp_path / "work"
+    with pytest.raises(SystemExit) as stopped:
+        main(flags(work, model="MultipoleMACE", train_file=data))
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not work.exists()
+
+
+def test_bad_files_and_flags(tmp_path, capsys):
+    data = write_data(tmp_path)
+    empty = tmp_path / "empty.xyz"
+    empty.touch()
+    gold = open_frames(2)
+    gold[0].numbers[0] = 79
+    other = write_data(tmp_path, gold, "gold.xyz")
+    cases = [
+        (dict(train_file=empty), "empty.xyz: the file is empty"),
+        (dict(train_file=tmp_path / "none.xyz"), "none.xyz: no such file"),
+        (dict(train_file=None), "--train_file is missing"),
+        (dict(train_file=data, test_file=other), "gold.xyz: holds Au"),
+        (dict(train_file=data, smearing=-1.0), "smearing must be a positive length"),
+        (dict(train_file=data, long_range_solver="mesh"), "mesh is not available in this version"),
+        (dict(train_file=data, enable_cueq="True"), "--enable_cueq does not work"),
+        (dict(train_file=data, model="MACE", multipole_lmax=1), "--multipole_lmax needs --model"),
+    ]
+    work = tmp_path / "work"
+    for changes, message in cases:
+        with pytest.raises(SystemExit) as stopped:
+            main(flags(work, **{"model": "MultipoleMACE", **changes}))
+        assert stopped.value.code == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+        assert not work.exists()
+    with pytest.raises(SystemExit) as stopped:
+        main(flags(work, model="MultipoleMACE", train_file=data, induced="dipoles"))
+    assert stopped.value.code == 2
+    assert "invalid choice: 'dipoles'" in capsys.readouterr().err
+
+
+def test_isolated_atoms_and_frames_without_weight_need_no_forces(tmp_path):
+    frames = open_frames()
+    atom = frames[0][:1].copy()
+    atom.info = {"config_type": "IsolatedAtom", "REF_energy": -1.0}
+    del atom.arrays["REF_forces"]
+    frames[1].info["config_forces_weight"] = 0.0
+    del frames[1].arrays["REF_forces"]
+    data = tmp_path / "train.xyz"
+    write(data, [*frames, atom], format="extxyz")
+    from mace_polmp.training.data_checks import check_training_data
+
+    check_training_data(build_parser().parse_args(flags(tmp_path, train_file=data)))

@@ -1,0 +1,23 @@
+"""Fixtures for tests that run commands."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def clean_state():
+    """Upstream's commands set torch's default dtype and add log handlers; put both back."""
+    root = logging.getLogger()
+    handlers, filters, level = list(root.handlers), list(root.filters), root.level
+    dtype = torch.get_default_dtype()
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            handler.close()
+            root.removeHandler(handler)
+    root.filters, root.level = filters, level
+    torch.set_default_dtype(dtype)
