@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the data of `mace_polmp quickstart`: water clusters with Na+ and Cl−, and dimers pulled apart.
+"""Make the data of `mace_polmp quickstart`: water with Na+ and Cl−, and dimers pulled apart.
 
 Labels: GFN2-xTB energies, forces and dipoles from tblite (pip install 'mace-polmp[data]').
 Run from the root of the repository; it rewrites mace_polmp/data/ (about five minutes):

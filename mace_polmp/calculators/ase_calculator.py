@@ -15,6 +15,7 @@ from mace.calculators import MACECalculator
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.born_charges import born_charges
 from mace_polmp.modules.io import load_model
 from mace_polmp.structures import check_structure
 
@@ -38,7 +39,8 @@ class MultipoleMACECalculator(MACECalculator):
     charges (e, permanent plus induced), dipole (e Å, Σ q r + μ about the origin of the
     coordinates; for a periodic structure only its changes along unwrapped positions mean
     something), and atomic_dipoles [n, 3] e Å, atomic_quadrupoles [n, 3, 3] e Å²,
-    atomic_polarizabilities [n, 3, 3] and polarizability [3, 3] e² Å²/eV, long_range_energy eV.
+    atomic_polarizabilities [n, 3, 3] and polarizability [3, 3] e² Å²/eV, long_range_energy eV;
+    and, where asked for, born_charges [n, 3, 3] e (polarization, displacement).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
 
     Args:
@@ -85,7 +87,7 @@ class MultipoleMACECalculator(MACECalculator):
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)
         # Energies per atom would not add up to the energy: the long-range part has no atoms.
         own = [p for p in self.implemented_properties if p not in ("energies", "node_energy")]
-        own += list(_OUTPUTS)
+        own += [*_OUTPUTS, "born_charges"]
         if self.num_models > 1:
             own += ["dipole_comm", "dipole_var"]
         self.implemented_properties = own
@@ -134,6 +136,10 @@ class MultipoleMACECalculator(MACECalculator):
         for name in _OUTPUTS:
             mean = self._outputs[name].mean(0).cpu().numpy()
             self.results[name] = mean if mean.ndim else float(mean)
+        if properties is not None and "born_charges" in properties:
+            batch = self._atoms_to_batch(atoms)
+            tensors = [born_charges(m, self._clone_batch(batch).to_dict()) for m in self.models]
+            self.results["born_charges"] = torch.stack(tensors).mean(0).cpu().numpy()
 
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         batch = super()._atoms_to_batch(atoms)

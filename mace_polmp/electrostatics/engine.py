@@ -79,7 +79,8 @@ class Electrostatics(torch.nn.Module):
         return 2.0 * math.pi / self.kspace_spacing
 
     def extra_repr(self) -> str:
-        return f"smearing={self.smearing}, kspace_spacing={self.kspace_spacing}, solver={self.solver!r}"
+        lengths = f"smearing={self.smearing}, kspace_spacing={self.kspace_spacing}"
+        return f"{lengths}, solver={self.solver!r}"
 
     def forward(
         self,

@@ -89,7 +89,7 @@ def _make_wave_vectors(
     weight = weight * torch.where(n[:, 2] > 0, 2.0, 1.0).to(weight)
     weight = weight / (EPS0 * volume)[:, None]
     n12 = ranges[0].numel() * ranges[1].numel()
-    return _WaveVectors(*ranges, weight.view(cell.shape[0], n12, -1))
+    return _WaveVectors(ranges[0], ranges[1], ranges[2], weight.view(cell.shape[0], n12, -1))
 
 
 def _phase(fraction: Tensor, n: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ def ewald(
 
 
 # The interaction of each Gaussian multipole with itself, which the k-space sum contains.
-_SELF = 1.0 / (2.0 * EPS0 * (2.0 * math.pi) ** 1.5)
+_SELF: float = 1.0 / (2.0 * EPS0 * (2.0 * math.pi) ** 1.5)
 
 
 def _self_energy(
@@ -239,12 +239,12 @@ def _self_energy(
         per_atom = per_atom + multipoles.dipole.square().sum(-1) / (3.0 * smearing**3)
     if multipoles.quadrupole is not None:
         per_atom = per_atom + multipoles.quadrupole.square().sum((-1, -2)) / (10.0 * smearing**5)
-    return _SELF * per_atom.new_zeros(n_structures).index_add(0, batch, per_atom)
+    return per_atom.new_zeros(n_structures).index_add(0, batch, _SELF * per_atom)
 
 
 def _self_potential(charge: Tensor, smearing: float) -> Tensor:
-    return 2.0 * _SELF * charge / smearing
+    return charge * (2.0 * _SELF / smearing)
 
 
 def _self_field(dipole: Tensor, smearing: float) -> Tensor:
-    return 2.0 * _SELF * dipole / (3.0 * smearing**3)
+    return dipole * (2.0 * _SELF / (3.0 * smearing**3))

@@ -8,6 +8,7 @@ B_n(r) = k_e (2a/√π) (2a²)^n F_n(a² r²) with the Boys functions F_n.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +24,15 @@ class _BoysFunctions(torch.autograd.Function):
     """F_0 … F_order at t as one function, so that dF_n/dt = −F_{n+1} holds at every order."""
 
     @staticmethod
-    def forward(ctx, t: Tensor, order: int) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def forward(ctx: Any, t: Tensor, order: int) -> Tensor:
         ctx.save_for_backward(t)
         ctx.order = order
         return _boys_table(t, order)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override, no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (t,) = ctx.saved_tensors
-        higher = _BoysFunctions.apply(t, ctx.order + 1)
+        higher = boys_functions(t, ctx.order + 1)
         return -(grad * higher[1:]).sum(0), None
 
 
@@ -79,7 +80,8 @@ def boys_functions(t: Tensor, order: int) -> Tensor:
     Returns:
         [order + 1, *t.shape], differentiable in t to any order.
     """
-    return _BoysFunctions.apply(t, order)
+    value: Tensor = _BoysFunctions.apply(t, order)  # type: ignore[no-untyped-call]
+    return value
 
 
 def smeared_kernels(distance_squared: Tensor, smearing: float, order: int) -> Tensor:

@@ -146,24 +146,7 @@ class MultipoleMACE(ScaleShiftMACE):
         strained, displacement = _strain(
             data, compute_virials or compute_stress or compute_displacement
         )
-        positions = strained["positions"]
-        short = super().forward(
-            dict(strained),
-            training=training,
-            compute_force=False,
-        )
-        multipoles, response = self._read_out(strained, short["node_feats"])
-        result = self.electrostatics(
-            positions,
-            strained["cell"].view(-1, 3, 3),
-            data["pbc"].view(-1, 3),
-            data["batch"],
-            multipoles,
-            response=response,
-            external_field=data.get("applied_field"),
-            conserve_charge=self.long_range_options.conserve_charge,
-            with_field=False,
-        )
+        short, multipoles, response, result = self.long_range(strained)
         interaction = short["interaction_energy"] + result.energy
         forces, virials, stress, hessian, _ = get_outputs(
             energy=interaction,
@@ -187,12 +170,14 @@ class MultipoleMACE(ScaleShiftMACE):
             "stress": stress,
             "hessian": hessian,
             "displacement": displacement,
-            **self._electrical_outputs(data, positions, multipoles, response, result),
+            **self._electrical_outputs(strained, multipoles, response, result),
         }
 
-    def _read_out(
-        self, data: dict[str, Tensor], node_feats: Tensor
-    ) -> tuple[Multipoles, ResponseCoefficients]:
+    def read_multipoles(
+        self, data: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients]:
+        """Upstream's outputs without derivatives, permanent multipoles, response coefficients."""
+        short = super().forward(dict(data), compute_force=False)
         edges = None
         if self.multipole_readouts.needs_edges:
             vectors, lengths = get_edge_vectors_and_lengths(
@@ -202,16 +187,37 @@ class MultipoleMACE(ScaleShiftMACE):
                 lengths, data["node_attrs"], data["edge_index"], self.atomic_numbers
             )
             edges = Edges(data["edge_index"], vectors, features, cutoff)
-        return self.multipole_readouts(node_feats, data["node_attrs"], edges)
+        multipoles, response = self.multipole_readouts(
+            short["node_feats"], data["node_attrs"], edges
+        )
+        return short, multipoles, response
+
+    def long_range(
+        self, data: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients, ElectrostaticsResult]:
+        """read_multipoles and their electrostatics, at the positions and cell in data."""
+        short, multipoles, response = self.read_multipoles(data)
+        result = self.electrostatics(
+            data["positions"],
+            data["cell"].view(-1, 3, 3),
+            data["pbc"].view(-1, 3),
+            data["batch"],
+            multipoles,
+            response=response,
+            external_field=data.get("applied_field"),
+            conserve_charge=self.long_range_options.conserve_charge,
+            with_field=False,
+        )
+        return short, multipoles, response, result
 
     def _electrical_outputs(
         self,
         data: dict[str, Tensor],
-        positions: Tensor,
         multipoles: Multipoles,
         response: ResponseCoefficients,
         result: ElectrostaticsResult,
     ) -> dict[str, Tensor]:
+        positions = data["positions"]
         n_atoms, n_structures = positions.shape[0], data["ptr"].numel() - 1
         alpha = polarizability_tensors(response, n_atoms, positions)
         permanent_dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
@@ -234,9 +240,10 @@ class MultipoleMACE(ScaleShiftMACE):
 
 
 def _strain(data: dict[str, Tensor], strained: bool) -> tuple[dict[str, Tensor], Tensor]:
-    """A copy of data whose positions, cell and shifts depend on a displacement [n_structures, 3, 3].
+    """A copy of data whose positions, cell and shifts depend on a displacement.
 
-    The displacement is zero; derivatives with respect to it give virials and stress.
+    The displacement [n_structures, 3, 3] is zero; derivatives with respect to it give virials
+    and stress.
     """
     positions = data["positions"].requires_grad_(True)
     n_structures = data["ptr"].numel() - 1

@@ -26,7 +26,7 @@ _HIDDEN = 32
 _CHANNELS = 16
 
 # The size of an output at a network value of one: e, e Å, e Å², e²/eV, e² Å²/eV.
-_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 0.3, 0.1, 0.1, 0.01, 0.05
+_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.03, 0.03, 0.01, 0.05
 # Softplus of this is where response coefficients start: 0.18 of the sizes above.
 _RESPONSE_START = -1.6
 
@@ -71,6 +71,7 @@ class EquivariantLift(torch.nn.Module):
             torch.nn.SiLU(),
             torch.nn.Linear(_HIDDEN, _CHANNELS * len(degrees), bias=False),
         )
+        self.messages = torch.nn.Identity()  # what passes here is one message per edge
         self.harmonics = o3.SphericalHarmonics(degrees, normalize=True, normalization="component")
 
     def forward(self, scalars: Tensor, edges: Edges) -> dict[int, Tensor]:
@@ -86,7 +87,7 @@ class EquivariantLift(torch.nn.Module):
         for position, degree in enumerate(self.degrees):
             width = 2 * degree + 1
             part = harmonics[:, None, start : start + width]
-            messages = (weights[:, position, :, None] * part).flatten(1)
+            messages = self.messages((weights[:, position, :, None] * part).flatten(1))
             summed = scatter_sum(messages, receiver, dim=0, dim_size=scalars.shape[0])
             out[degree] = summed.view(-1, _CHANNELS, width)
             start += width
@@ -159,8 +160,8 @@ class MultipoleReadouts(torch.nn.Module):
     def _initialize(self, atomic_numbers: list[int], scale: float) -> None:
         """Small random values around charges that follow electronegativity.
 
-        The energy does not know the overall sign of the multipoles; this start does: electronegative
-        elements negative.
+        The energy does not know the overall sign of the multipoles; this start does:
+        electronegative elements negative.
         """
         start = torch.tensor(electropositivity(atomic_numbers), dtype=self.element_bias.dtype)
         last = self.network[-1]

@@ -172,10 +172,11 @@ def _check_foundation(foundation: torch.nn.Module | None) -> None:
 def _log_head(model: MultipoleMACE) -> None:
     head = sum(p.numel() for p in model.multipole_readouts.parameters())
     total = sum(p.numel() for p in model.parameters())
+    lift = model.multipole_readouts.lift
     logging.info(f"Long-range head: {model.long_range_options}")
     logging.info(
         f"Long-range head: {head} parameters of {total} ({100 * head / total:.1f} %); "
-        f"lift for l = {model.multipole_readouts.lift.degrees if model.multipole_readouts.lift else 'none'}"
+        f"equivariant lift for l = {lift.degrees if lift is not None else 'none'}"
     )
 
 

@@ -51,6 +51,27 @@ def test_results_are_the_models(model_file, dtype):
         np.testing.assert_allclose(got, expected, atol=tolerance * max(1, abs(expected).max()))
 
 
+def test_born_charges_when_asked_for(model_file):
+    from mace_polmp.modules.born_charges import born_charges
+    from tests.helpers import make_batch
+
+    atoms = salty_water()
+    atoms.calc = MultipoleMACECalculator(model_file, default_dtype="float64")
+    atoms.get_potential_energy()
+    assert "born_charges" not in atoms.calc.results
+    got = atoms.calc.get_property("born_charges", atoms)
+    model = random_model(FULL)
+    np.testing.assert_allclose(got, born_charges(model, make_batch([atoms], model)), atol=1e-9)
+
+
+def test_hessian_of_upstreams_calculator(model_file):
+    atoms = salty_water()
+    calc = MultipoleMACECalculator(model_file, default_dtype="float64")
+    hessian = calc.get_hessian(atoms)
+    out = evaluate(random_model(FULL), atoms, compute_hessian=True)
+    np.testing.assert_allclose(hessian, out["hessian"].detach(), atol=1e-9)
+
+
 def test_committee_mean_and_spread(tmp_path):
     for seed in (0, 1):
         torch.save(random_model(FULL, seed=seed), tmp_path / f"m{seed}.model")
