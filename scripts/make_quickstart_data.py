@@ -2,7 +2,7 @@
 """Make the data of `mace_polmp quickstart`: water with Na+ and Cl−, and dimers pulled apart.
 
 Labels: GFN2-xTB energies, forces and dipoles from tblite (pip install 'mace-polmp[data]').
-Run from the root of the repository; it rewrites mace_polmp/data/ (about five minutes):
+Run from the root of the repository; it rewrites mace_polmp/data/ (about two minutes):
 
     python scripts/make_quickstart_data.py
 
@@ -32,7 +32,7 @@ from tblite.ase import TBLite
 from tqdm import tqdm
 
 IONS = {"Na": 1, "Cl": -1}
-CLUSTERS = [(2, ""), (3, ""), (5, ""), (1, "Na"), (3, "Na"), (5, "Na"), (1, "Cl"), (3, "Cl")]
+CLUSTERS = [(2, ""), (3, ""), (5, ""), (2, "Na"), (3, "Na"), (5, "Na"), (1, "Cl"), (3, "Cl")]
 CLUSTERS += [(5, "Cl"), (4, "NaCl")]
 # Pairs of fragments, each (number of waters, ion). GFN2-xTB keeps the charge of like ions and of
 # hydrated Na+ however far apart; for Na+ and Cl− it does not (the electron goes back, as it would
@@ -180,7 +180,10 @@ def curve_frames() -> list[Atoms]:
             if frame is None:
                 continue
             frame.info.update(
-                curve=name, gap=float(gap), REF_interaction=frame.info["REF_energy"] - free
+                curve=name,
+                n_first=len(a),
+                gap=float(gap),
+                REF_interaction=frame.info["REF_energy"] - free,
             )
             frames.append(frame)
     return frames
@@ -203,7 +206,7 @@ def main() -> None:
     train: list[Atoms] = []
     valid: list[Atoms] = []
     for n_water, ions in tqdm(CLUSTERS, desc="clusters"):
-        for target, n_frames in ((train, 20), (valid, 4)):
+        for target, n_frames in ((train, 6), (train, 6), (train, 6), (train, 6), (valid, 4)):
             for frame in run_md(build_cluster(n_water, ions, rng), n_frames, rng):
                 labelled = label(frame, total_charge(frame), "cluster")
                 if labelled is not None:

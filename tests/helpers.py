@@ -67,17 +67,20 @@ def random_model(
     return model
 
 
-def make_batch(atoms_list: list[Atoms], model: MultipoleMACE) -> dict[str, torch.Tensor]:
+def make_graphs(atoms_list: list[Atoms], model: MultipoleMACE) -> list[data.AtomicData]:
     dtype = next(model.parameters()).dtype
     table = tools.AtomicNumberTable([int(z) for z in model.atomic_numbers])
     with tools.torch_tools.default_dtype(dtype):
-        graphs = [
+        return [
             data.AtomicData.from_config(
                 data.config_from_atoms(atoms), z_table=table, cutoff=float(model.r_max)
             )
             for atoms in atoms_list
         ]
-    return torch_geometric.Batch.from_data_list(graphs).to_dict()
+
+
+def make_batch(atoms_list: list[Atoms], model: MultipoleMACE) -> dict[str, torch.Tensor]:
+    return torch_geometric.Batch.from_data_list(make_graphs(atoms_list, model)).to_dict()
 
 
 def evaluate(model: MultipoleMACE, *atoms: Atoms, **flags) -> dict[str, torch.Tensor]:

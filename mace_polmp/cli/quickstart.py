@@ -35,8 +35,8 @@ _TRAINING = {
     "batch_size": 16,
     "valid_batch_size": 64,
     "E0s": "average",
-    "energy_weight": 10,
-    "forces_weight": 100,
+    "energy_weight": 5,
+    "forces_weight": 1,
     "lr": 0.01,
     "scheduler": "ExponentialLR",
     "ema_decay": 0.99,
@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
-    parser.add_argument("--epochs", type=int, default=60, help="training epochs of each model")
+    parser.add_argument("--epochs", type=int, default=100, help="training epochs of each model")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--md_steps", type=int, default=1000, help="steps of 0.5 fs of NVE MD")
     parser.set_defaults(run=run)
@@ -267,11 +267,13 @@ def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
 
 
 def _interaction(atoms: Any, calculator: Any) -> float:
-    """The model's energy less the reference energy of the free fragments, eV."""
-    info = dict(atoms.info)
-    atoms = atoms.copy()
-    atoms.calc = calculator
-    return float(atoms.get_potential_energy() - (info["REF_energy"] - info["REF_interaction"]))
+    """E(pair) − E(first) − E(second) of the model, eV."""
+    n_first = int(atoms.info["n_first"])
+    energies = []
+    for part in (atoms[:], atoms[:n_first], atoms[n_first:]):
+        part.calc = calculator
+        energies.append(part.get_potential_energy())
+    return float(energies[0] - energies[1] - energies[2])
 
 
 def _nve(calculator: Any, path: Path, steps: int, seed: int) -> None:
@@ -281,15 +283,14 @@ def _nve(calculator: Any, path: Path, steps: int, seed: int) -> None:
     from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
     from ase.md.verlet import VelocityVerlet
 
-    atoms = max(read(data_file("valid"), ":"), key=len)
+    clusters = [a for a in read(data_file("valid"), ":") if a.info["config_type"] == "cluster"]
+    atoms = max(clusters, key=len)
     atoms.calc = calculator
     MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(seed))
     step = 0.5
     dynamics = VelocityVerlet(atoms, step * units.fs)
     rows = []
-    for done in tqdm(
-        range(0, steps, 5), desc="NVE MD", unit_scale=5 * step, unit="fs", leave=False
-    ):
+    for done in tqdm(range(0, steps, 5), desc="NVE MD", unit="5 steps", leave=False):
         rows.append([done * step, atoms.get_total_energy(), atoms.get_temperature()])
         dynamics.run(5)
     table = np.array(rows)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 from mace_polmp.cli.common import run_command
 from mace_polmp.errors import InputError
@@ -32,14 +34,27 @@ def build_parser() -> argparse.ArgumentParser:
                 f"--{option.name}", action="store_true", help=option.metadata["help"]
             )
         else:
+            choices = option.metadata["choices"]
             group.add_argument(
                 f"--{option.name}",
-                type=option.metadata["type"],
-                choices=option.metadata["choices"],
+                type=_lenient(option.metadata["type"]),
+                metavar=f"{{{','.join(map(str, choices))}}}" if choices else "LENGTH",
                 default=option.default,
                 help=option.metadata["help"],
             )
     return parser
+
+
+def _lenient(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Convert, or leave the text: LongRangeOptions says in one line what is wrong with it."""
+
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError:
+            return text
+
+    return parse
 
 
 def long_range_options(args: argparse.Namespace) -> LongRangeOptions:

@@ -20,6 +20,10 @@ def _option(
     return field(default=default, metadata={"help": help, "type": parse, "choices": choices})
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
 @dataclass(frozen=True)
 class LongRangeOptions:
     """Settings of the long-range electrostatics.
@@ -67,8 +71,8 @@ class LongRangeOptions:
                     f"{f.name} must be one of {', '.join(map(str, choices))}, got {value!r}; "
                     f"did you mean {near[0]}?"
                 )
-            if f.metadata["type"] is float and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{f.name} must be a positive length in Å, got {value}")
+            if f.metadata["type"] is float and not _is_positive(value):
+                raise InputError(f"{f.name} must be a positive length in Å, got {value!r}")
             if f.metadata["type"] is None and not isinstance(value, bool):
                 raise InputError(f"{f.name} must be true or false, got {value!r}")
         if self.long_range_solver == "mesh":

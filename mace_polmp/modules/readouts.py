@@ -26,7 +26,9 @@ _HIDDEN = 32
 _CHANNELS = 16
 
 # The size of an output at a network value of one: e, e Å, e Å², e²/eV, e² Å²/eV.
-_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.03, 0.03, 0.01, 0.05
+_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.01, 0.01, 0.01, 0.05
+# Charges start at this fraction of their size: 0.3 e per unit of electronegativity.
+_CHARGE_START = 0.3
 # Softplus of this is where response coefficients start: 0.18 of the sizes above.
 _RESPONSE_START = -1.6
 
@@ -166,12 +168,12 @@ class MultipoleReadouts(torch.nn.Module):
         start = torch.tensor(electropositivity(atomic_numbers), dtype=self.element_bias.dtype)
         last = self.network[-1]
         with torch.no_grad():
-            self.element_bias[:, 0] = scale * start
+            self.element_bias[:, 0] = scale * _CHARGE_START * start
             for index, name in enumerate(self.scalar_names):
                 if name == "charge":
-                    self.linear.weight[index] *= scale
-                    last.weight[index] *= scale
-                    last.bias[index] *= scale
+                    self.linear.weight[index] *= scale * _CHARGE_START
+                    last.weight[index] *= scale * _CHARGE_START
+                    last.bias[index] *= scale * _CHARGE_START
                 else:  # softplus: the scale of the coefficient becomes a shift of its argument
                     self.element_bias[:, index] = _RESPONSE_START + math.log(scale)
             last.weight[len(self.scalar_names) :] *= scale

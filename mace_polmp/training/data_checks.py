@@ -26,6 +26,11 @@ def check_training_data(args: argparse.Namespace) -> None:
         InputError: a missing or empty file, a structure that cannot be evaluated, missing labels,
             or a test file with elements that training and validation data lack.
     """
+    if args.heads is None and _lacks_atomic_energies(args):
+        raise InputError(
+            f"{args.train_file}: has no isolated atoms to take atomic energies from; give --E0s "
+            "average, --E0s '{1: -13.6, …}', or frames with config_type=IsolatedAtom"
+        )
     elements: set[int] = set()
     if args.atomic_numbers is not None:
         elements.update(ast.literal_eval(args.atomic_numbers))
@@ -47,6 +52,18 @@ def check_training_data(args: argparse.Namespace) -> None:
                 f"{path}: holds {names}, which no training or validation structure has; remove "
                 "those structures or train on the element"
             )
+
+
+def _lacks_atomic_energies(args: argparse.Namespace) -> bool:
+    if args.E0s is not None or args.statistics_file is not None or args.train_file is None:
+        return False
+    path = Path(args.train_file)
+    if not path.exists() or not check_path_ase_read(args.train_file):
+        return False
+    return not any(
+        len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
+        for atoms in read_structures(path)
+    )
 
 
 def _heads(args: argparse.Namespace) -> list[dict]:

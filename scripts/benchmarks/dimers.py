@@ -1,0 +1,101 @@
+#!/usr/bin/env python
+"""Extrapolate the interaction of two molecules pulled apart, with and without the long-range head.
+
+    python scripts/benchmarks/dimers.py --train dimers_CC_train.xyz --test dimers_CC_test.xyz
+
+trains both models on the training frames (so few that the checkpoint is chosen by the training
+loss), evaluates them on the test frames at larger distances, prints a table and writes it as CSV.
+Further options go to the training of the multipole model, for instance --multipole_lmax 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+CONFIG = Path(__file__).parents[2] / "configs" / "dimers.yaml"
+
+
+def train(name: str, model: str, args: argparse.Namespace, more: list[str]) -> Path:
+    """Train unless the model is there; returns its file."""
+    path = args.output / f"{name}.model"
+    if path.exists():
+        return path
+    args.output.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mace_polmp.cli.run_train",
+        f"--config={CONFIG}",
+        f"--name={name}",
+        f"--model={model}",
+        f"--train_file={args.train}",
+        f"--valid_file={args.train}",
+        f"--work_dir={args.output}",
+        f"--seed={args.seed}",
+        "--restart_latest",
+        *more,
+    ]
+    with open(args.output / f"{name}.out", "w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    return path
+
+
+def errors(calculator: Any, path: Path) -> tuple[float, float]:
+    """RMSE of the total energy, meV, and of force components, meV/Å."""
+    from ase.io import read
+
+    energy, forces = [], []
+    for atoms in read(path, ":"):
+        reference = atoms.copy()
+        atoms.calc = calculator
+        energy.append(atoms.get_potential_energy() - reference.info["REF_energy"])
+        forces.append((atoms.get_forces() - reference.arrays["REF_forces"]).ravel())
+    rms = [
+        np.sqrt(np.mean(np.concatenate([np.ravel(x) for x in e]) ** 2)) for e in (energy, forces)
+    ]
+    return 1000.0 * rms[0], 1000.0 * rms[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("dimers"))
+    parser.add_argument("--seed", type=int, default=1)
+    args, more = parser.parse_known_args()
+    more = [option for option in more if option != "--"]
+
+    from mace.calculators import MACECalculator
+
+    from mace_polmp.calculators import MultipoleMACECalculator
+
+    dtype = yaml.safe_load(CONFIG.read_text())["default_dtype"]
+    rows = []
+    for name, model, calculator, extra in (
+        ("short_range", "MACE", MACECalculator, []),
+        ("multipole", "MultipoleMACE", MultipoleMACECalculator, more),
+    ):
+        path = train(name, model, args, extra)
+        loaded = calculator(model_paths=str(path), default_dtype=dtype)
+        rows.append([name, *errors(loaded, args.train), *errors(loaded, args.test)])
+    header = ["model", "train E meV", "train F meV/A", "test E meV", "test F meV/A"]
+    print("  ".join(f"{h:>14s}" for h in header))
+    for row in rows:
+        print("  ".join([f"{row[0]:>14s}", *(f"{x:14.2f}" for x in row[1:])]))
+    temporary = args.output / "errors.csv.tmp"
+    with open(temporary, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    os.replace(temporary, args.output / "errors.csv")
+
+
+if __name__ == "__main__":
+    main()

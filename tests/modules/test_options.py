@@ -1,0 +1,38 @@
+"""Options refuse what is not valid and name the nearest valid value."""
+
+import pytest
+
+from mace_polmp.errors import InputError
+from mace_polmp.modules import LongRangeOptions
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(multipole_lmax=3), "multipole_lmax must be one of 0, 1, 2, got 3"),
+        (dict(multipole_lmax=True), "multipole_lmax must be one of 0, 1, 2, got True"),
+        (dict(induced="dipol"), "got 'dipol'; did you mean dipole?"),
+        (dict(polarizability="tensor"), "must be one of isotropic, anisotropic"),
+        (dict(smearing=0.0), "smearing must be a positive length in Å, got 0.0"),
+        (dict(kspace_spacing=float("nan")), "kspace_spacing must be a positive length"),
+        (dict(conserve_charge="yes"), "conserve_charge must be true or false"),
+        (dict(long_range_solver="mesh"), "use auto or ewald"),
+    ],
+)
+def test_refusals(settings, message):
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        LongRangeOptions(**settings)
+
+
+def test_what_is_induced():
+    induced = {
+        name: (o.induces_charges, o.induces_dipoles)
+        for name in ("none", "charge", "dipole", "both")
+        for o in [LongRangeOptions(induced=name)]
+    }
+    assert induced == {
+        "none": (False, False),
+        "charge": (True, False),
+        "dipole": (False, True),
+        "both": (True, True),
+    }
