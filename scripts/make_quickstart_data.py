@@ -25,7 +25,6 @@ from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed
 from ase.io import write
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import BFGS
 from scipy.spatial.transform import Rotation
 from tblite.ase import TBLite
@@ -115,7 +114,8 @@ def run_md(atoms: Atoms, n_frames: int, rng: np.random.Generator) -> list[Atoms]
     atoms = atoms.copy()
     atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
     BFGS(atoms, logfile=None).run(fmax=0.1, steps=100)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=350, rng=rng)
+    spread = np.sqrt(atoms.get_masses() * units.kB * 350)[:, None]
+    atoms.set_momenta(spread * rng.normal(size=(len(atoms), 3)))
     dynamics = Langevin(atoms, 1.0 * units.fs, temperature_K=350, friction=0.02 / units.fs, rng=rng)
     frames = []
     dynamics.run(100)

@@ -20,3 +20,6 @@ def run_command(name: str, command: Callable[[], None]) -> None:
     except InputError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)

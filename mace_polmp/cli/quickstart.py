@@ -35,9 +35,9 @@ _TRAINING = {
     "batch_size": 16,
     "valid_batch_size": 64,
     "E0s": "average",
-    "energy_weight": 5,
+    "energy_weight": 30,
     "forces_weight": 1,
-    "lr": 0.01,
+    "lr": 0.02,
     "scheduler": "ExponentialLR",
     "ema_decay": 0.99,
     "default_dtype": "float32",
@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
-    parser.add_argument("--epochs", type=int, default=100, help="training epochs of each model")
+    parser.add_argument("--epochs", type=int, default=80, help="training epochs of each model")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--md_steps", type=int, default=1000, help="steps of 0.5 fs of NVE MD")
     parser.set_defaults(run=run)
@@ -134,7 +134,13 @@ def _show_progress(
     out: Path, running: dict[str, subprocess.Popen[bytes]], epochs: int, seed: int
 ) -> None:
     bars = {
-        name: tqdm(total=epochs, desc=f"training {LABELS[name]:12s}", unit="epoch", position=i)
+        name: tqdm(
+            total=epochs,
+            desc=f"training {LABELS[name]:12s}",
+            unit="epoch",
+            position=i,
+            disable=None,
+        )
         for i, name in enumerate(running)
     }
     while True:
@@ -142,9 +148,8 @@ def _show_progress(
         for name, bar in bars.items():
             last = _last_evaluation(out / "results" / f"{name}_run-{seed}_train.txt")
             if last is not None and last["epoch"] is not None:
-                bar.n = min(int(last["epoch"]) + 1, epochs)
-                bar.set_postfix_str(f"RMSE F {1000 * last['rmse_f']:.0f} meV/Å")
-            bar.refresh()
+                bar.set_postfix_str(f"RMSE F {1000 * last['rmse_f']:.0f} meV/Å", refresh=False)
+                bar.update(min(int(last["epoch"]) + 1, epochs) - bar.n)
         if not alive:
             break
         time.sleep(0.5)
@@ -192,7 +197,9 @@ def _evaluate(calculator: Any, name: str) -> _Errors:
     from ase.io import read
 
     errors = _Errors([], [], [])
-    for atoms in tqdm(read(data_file(name), ":"), desc=f"evaluating {name}", leave=False):
+    for atoms in tqdm(
+        read(data_file(name), ":"), desc=f"evaluating {name}", leave=False, disable=None
+    ):
         reference = atoms.copy()
         atoms.calc = calculator
         errors.energy.append(atoms.get_potential_energy() - reference.info["REF_energy"])
@@ -280,17 +287,17 @@ def _nve(calculator: Any, path: Path, steps: int, seed: int) -> None:
     """NVE from the largest cluster of the validation data at 300 K; prints the energy drift."""
     from ase import units
     from ase.io import read
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
     from ase.md.verlet import VelocityVerlet
 
     clusters = [a for a in read(data_file("valid"), ":") if a.info["config_type"] == "cluster"]
     atoms = max(clusters, key=len)
     atoms.calc = calculator
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(seed))
+    spread = np.sqrt(atoms.get_masses() * units.kB * 300)[:, None]
+    atoms.set_momenta(spread * np.random.default_rng(seed).normal(size=(len(atoms), 3)))
     step = 0.5
     dynamics = VelocityVerlet(atoms, step * units.fs)
     rows = []
-    for done in tqdm(range(0, steps, 5), desc="NVE MD", unit="5 steps", leave=False):
+    for done in tqdm(range(0, steps, 5), desc="NVE MD", unit="5 steps", leave=False, disable=None):
         rows.append([done * step, atoms.get_total_energy(), atoms.get_temperature()])
         dynamics.run(5)
     table = np.array(rows)

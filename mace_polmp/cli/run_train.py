@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     from mace.cli import run_train as upstream
 
     from mace_polmp.training import seams
-    from mace_polmp.training.data_checks import check_training_data
+    from mace_polmp.training.data_checks import check_foundation_model, check_training_data
     from mace_polmp.training.statistics import log_multipoles
 
     if args.model != MODEL_NAME:
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     for name in _UNSUPPORTED:
         if getattr(args, name):
             raise InputError(f"--{name} does not work with --model {MODEL_NAME}; leave it out")
-    check_training_data(args)
+    check_foundation_model(args, check_training_data(args))
     seams.train(args, options, after_evaluation=log_multipoles)
 
 

@@ -26,7 +26,7 @@ _HIDDEN = 32
 _CHANNELS = 16
 
 # The size of an output at a network value of one: e, e Å, e Å², e²/eV, e² Å²/eV.
-_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.01, 0.01, 0.01, 0.05
+_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.02, 0.02, 0.01, 0.05
 # Charges start at this fraction of their size: 0.3 e per unit of electronegativity.
 _CHARGE_START = 0.3
 # Softplus of this is where response coefficients start: 0.18 of the sizes above.

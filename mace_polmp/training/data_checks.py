@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from mace.modules import ScaleShiftMACE
 from mace.tools.run_train_utils import normalize_file_paths
 from mace.tools.scripts_utils import check_path_ase_read
 
 from mace_polmp.errors import InputError
+from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.io import load_any
 from mace_polmp.structures import check_structure, read_structures
 
 
-def check_training_data(args: argparse.Namespace) -> None:
+def check_training_data(args: argparse.Namespace) -> set[int]:
     """Refuse structure files that a training cannot use. HDF5 and LMDB data are not read here.
 
     Args:
         args: upstream's training arguments.
+
+    Returns:
+        The atomic numbers of training and validation data, as far as they were read.
 
     Raises:
         InputError: a missing or empty file, a structure that cannot be evaluated, missing labels,
@@ -52,6 +58,41 @@ def check_training_data(args: argparse.Namespace) -> None:
                 f"{path}: holds {names}, which no training or validation structure has; remove "
                 "those structures or train on the element"
             )
+    return elements
+
+
+def check_foundation_model(args: argparse.Namespace, elements: set[int]) -> None:
+    """Refuse a --foundation_model file that fine-tuning cannot start from.
+
+    Args:
+        args: upstream's training arguments.
+        elements: atomic numbers of the training data.
+
+    Raises:
+        InputError: the file does not exist, holds something else than a short-range MACE, or lacks
+            an element of the training data.
+    """
+    name = args.foundation_model
+    if name is None or not (Path(name).exists() or name.endswith(".model")):
+        return  # a name that upstream downloads
+    model = load_any(name)
+    if isinstance(model, MultipoleMACE):
+        raise InputError(
+            f"{name}: holds a MultipoleMACE; fine-tuning starts from a short-range MACE in this "
+            "version. To go on with the same training use --restart_latest"
+        )
+    if not isinstance(model, ScaleShiftMACE):
+        raise InputError(
+            f"{name}: holds a {type(model).__name__}, not a ScaleShiftMACE; give a MACE model that "
+            "was trained on energies and forces"
+        )
+    lacking = sorted(elements - {int(z) for z in model.atomic_numbers})
+    if lacking:
+        names = ", ".join(chemical_symbols[z] for z in lacking)
+        raise InputError(
+            f"{name}: does not know {names} of the training data; remove those structures or take "
+            "another model"
+        )
 
 
 def _lacks_atomic_energies(args: argparse.Namespace) -> bool:

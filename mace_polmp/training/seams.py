@@ -20,7 +20,6 @@ from mace.cli import eval_configs as upstream_eval
 from mace.cli import run_train as upstream_train
 from mace.cli import visualise_train as upstream_plots
 
-from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 
 TESTED_VERSIONS = ">=0.3.16,<0.4"
@@ -98,7 +97,6 @@ def train(
 
     def configure_with_head(args: argparse.Namespace, *positional: Any, **named: Any) -> Any:
         foundation = named.get("model_foundation", positional[2] if len(positional) > 2 else None)
-        _check_foundation(foundation)
         # The backbone is built, and a foundation model's weights loaded, by upstream itself.
         args.model = "MACE"
         try:
@@ -159,14 +157,6 @@ def train(
         _replaced(upstream_plots, filter_nonzero_weight=filter_by_weight),
     ):
         upstream_train.run(args)
-
-
-def _check_foundation(foundation: torch.nn.Module | None) -> None:
-    if isinstance(foundation, MultipoleMACE):
-        raise InputError(
-            "--foundation_model holds a MultipoleMACE; fine-tuning starts from a short-range MACE "
-            "in this version. To go on with the same training use --restart_latest"
-        )
 
 
 def _log_head(model: MultipoleMACE) -> None:

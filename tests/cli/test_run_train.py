@@ -162,6 +162,33 @@ def test_fine_tuning_keeps_the_foundation_models_energies(tmp_path):
     )
 
 
+def test_bad_foundation_models(tmp_path, capsys):
+    from mace.modules import ScaleShiftMACE
+
+    from tests.helpers import backbone_settings, random_model
+
+    data = write_data(tmp_path)
+    torch.save(random_model(), tmp_path / "ours.model")
+    torch.save(ScaleShiftMACE(**backbone_settings(elements=[1, 8])), tmp_path / "few.model")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "linear.model")
+    (tmp_path / "text.model").write_text("no model")
+    for name, message in (
+        ("ours", "ours.model: holds a MultipoleMACE; fine-tuning starts from a short-range MACE"),
+        ("few", "few.model: does not know Cl of the training data"),
+        ("linear", "linear.model: holds a Linear, not a ScaleShiftMACE"),
+        ("text", "text.model: not a model file"),
+        ("none", "none.model: no such file"),
+    ):
+        work = tmp_path / "work"
+        model = tmp_path / f"{name}.model"
+        with pytest.raises(SystemExit) as stopped:
+            main(flags(work, model="MultipoleMACE", train_file=data, foundation_model=model))
+        assert stopped.value.code == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+        assert not work.exists()
+
+
 def test_several_training_files(tmp_path):
     a = write_data(tmp_path, open_frames()[:6], "a.xyz")
     b = write_data(tmp_path, periodic_frames(6), "b.xyz")

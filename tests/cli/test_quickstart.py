@@ -1,0 +1,60 @@
+"""The quickstart, end to end with one epoch, and its data."""
+
+import csv
+
+import numpy as np
+import pytest
+from ase.io import read
+
+from mace_polmp.cli.main import main
+from mace_polmp.cli.quickstart import data_file
+
+pytestmark = pytest.mark.usefixtures("clean_state")
+
+
+def gap(atoms, n_first):
+    a, b = atoms.positions[:n_first], atoms.positions[n_first:]
+    return np.linalg.norm(a[:, None] - b[None], axis=-1).min()
+
+
+def test_held_out_dimers_lie_beyond_training_and_the_networks_reach():
+    train = [a.info["gap"] for a in read(data_file("train"), ":") if "gap" in a.info]
+    far = [a.info["gap"] for a in read(data_file("far"), ":")]
+    assert len(train) > 100 and len(far) > 50
+    assert max(train) <= 6.0 and min(far) > 8.0  # 2 layers of 4 Å
+    for atoms in read(data_file("curves"), ":"):
+        assert gap(atoms, atoms.info["n_first"]) == pytest.approx(atoms.info["gap"], abs=1e-6)
+
+
+def test_reference_curves_end_as_point_charges():
+    """Two ions of charge +1: the interaction falls as 14.4 eV Å/r."""
+    curve = [a for a in read(data_file("curves"), ":") if "Na(H2O)2+" in a.info["curve"]]
+    for atoms in curve[-3:]:
+        ions = atoms.positions[atoms.numbers == 11]
+        coulomb = 14.3996 / np.linalg.norm(ions[0] - ions[1])
+        assert atoms.info["REF_interaction"] == pytest.approx(coulomb, abs=0.06)
+
+
+def test_quickstart_end_to_end(tmp_path, capsys):
+    arguments = ["quickstart", f"--output={tmp_path}", "--epochs=1", "--md_steps=10"]
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert "held out, gaps 8.5-14 Å" in printed and "drift" in printed
+    rows = list(csv.DictReader((tmp_path / "errors.csv").open()))
+    assert len(rows) == 6 and all(float(row["multipole"]) > 0 for row in rows)
+    curves = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert len(curves) == 99
+    # Beyond the cutoff a short-range model sees two separate fragments.
+    flat = [float(row["short_range"]) for row in curves if float(row["gap_A"]) > 4.0]
+    assert np.abs(flat).max() < 1e-3
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    written = (tmp_path / "multipole.model").stat().st_mtime
+    main(arguments)  # finished trainings are kept
+    assert (tmp_path / "multipole.model").stat().st_mtime == written
+
+
+def test_bad_arguments(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", "--epochs=0"])
+    assert stopped.value.code == 1
+    assert "--epochs and --md_steps must be at least 1" in capsys.readouterr().err
