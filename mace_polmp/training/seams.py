@@ -19,6 +19,7 @@ import torch
 from mace.cli import eval_configs as upstream_eval
 from mace.cli import run_train as upstream_train
 from mace.cli import visualise_train as upstream_plots
+from torch.nn.parallel import DistributedDataParallel
 
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 
@@ -125,7 +126,10 @@ def train(
         table = create_error_table(*positional, **named)
         loaders = named.get("all_data_loaders", {})
         if any(name.startswith("train_") for name in loaders):
-            after_evaluation(named["model"], loaders)
+            model = named["model"]
+            if isinstance(model, DistributedDataParallel):
+                model = model.module
+            after_evaluation(model, loaders)
         return table
 
     def filter_by_weight(
