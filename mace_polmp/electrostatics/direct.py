@@ -1,7 +1,8 @@
 """Open boundary: the sum over all pairs of atoms of the same structure, without a cutoff.
 
-Components stand first and pairs last ([3, n_pairs], [3, 3, n_pairs]), so that every operation
-runs over contiguous pairs. Each unordered pair appears once; r = r_i − r_j.
+Each unordered pair appears once, r = r_i − r_j. Components stand first and pairs last
+([3, n_pairs]), so that every operation runs over contiguous pairs; of a quadrupole its six
+different components are looked up, no pair holds a matrix.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class _Sources:
 
     charge: Tensor  # [P]
     dipole: Tensor | None  # [3, P]
-    quadrupole: Tensor | None  # [3, 3, P]
+    quadrupole: Tensor | None  # [6, P]: xx, yy, zz, xy, xz, yz
     dipole_r: Tensor | None  # μ·r [P]
     quadrupole_r: Tensor | None  # Q·r [3, P]
     r_quadrupole_r: Tensor | None  # r·Q·r [P]
@@ -72,27 +73,44 @@ def open_boundary(
         the atom's own Gaussian, or None.
     """
     index_i, index_j = pair_indices(batch, n_structures)
-    r = (positions[index_i] - positions[index_j]).t().contiguous()
+    table = positions.t()
+    r = _look_up(table, index_i) - _look_up(table, index_j)
     lmax = _lmax(multipoles)
     order = max(2 * lmax, lmax + 1 if with_field else 0)
     kernels = smeared_kernels((r * r).sum(0), smearing, order).unbind(0)
-    at_i = _gather(multipoles, index_i, r)
-    at_j = _gather(multipoles, index_j, r)
+    table = _component_table(multipoles)
+    at_i = _contract(_look_up(table, index_i), lmax, multipoles.dipole is not None, r)
+    at_j = _contract(_look_up(table, index_j), lmax, multipoles.dipole is not None, r)
 
     pair_energy = _pair_energy(at_i, at_j, kernels)
     energy = positions.new_zeros(n_structures).index_add(0, batch[index_i], pair_energy)
     if not with_field:
         return energy, None, None
 
-    n_atoms = positions.shape[0]
     # Seen from i the sources lie at −r, seen from j at +r: swapping the two ends flips r.
-    phi_i, field_i = _potential_and_field(at_j, r, kernels, sign=1.0)
-    phi_j, field_j = _potential_and_field(at_i, r, kernels, sign=-1.0)
-    potential = _sum_to_atoms(n_atoms, index_i, phi_i, index_j, phi_j)
-    field = torch.stack(
-        [_sum_to_atoms(n_atoms, index_i, field_i[a], index_j, field_j[a]) for a in range(3)], dim=1
-    )
-    return energy, potential, field
+    at_sites = positions.new_zeros(4, positions.shape[0])
+    for index, source, sign in ((index_i, at_j, 1.0), (index_j, at_i, -1.0)):
+        values = _potential_and_field(source, r, kernels, sign)
+        at_sites = at_sites.scatter_add(1, index.expand(4, -1), values)
+    return energy, at_sites[0], at_sites[1:].t()
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Columns of a table [n_components, n_atoms]: [n_components, n_pairs]."""
+    return torch.gather(table, 1, index.expand(table.shape[0], -1))
+
+
+def _component_table(multipoles: Multipoles) -> Tensor:
+    """Charge, dipole and the six components of the quadrupole as rows, [n_components, n_atoms]."""
+    rows = [multipoles.charge[None]]
+    if multipoles.dipole is not None:
+        rows.append(multipoles.dipole.t())
+    if multipoles.quadrupole is not None:
+        flat = multipoles.quadrupole.flatten(1).t()
+        # Off-diagonal elements from both halves, so that both get their gradient.
+        off_diagonal = 0.5 * (flat[[1, 2, 5]] + flat[[3, 6, 7]])
+        rows += [flat[[0, 4, 8]], off_diagonal]
+    return torch.cat(rows)
 
 
 def _lmax(multipoles: Multipoles) -> int:
@@ -101,18 +119,20 @@ def _lmax(multipoles: Multipoles) -> int:
     return 1 if multipoles.dipole is not None else 0
 
 
-def _gather(multipoles: Multipoles, index: Tensor, r: Tensor) -> _Sources:
+def _contract(components: Tensor, lmax: int, has_dipole: bool, r: Tensor) -> _Sources:
+    """The sources from looked-up components [n_components, P]."""
     dipole = dipole_r = quadrupole = quadrupole_r = r_quadrupole_r = None
-    if multipoles.dipole is not None:
-        dipole = multipoles.dipole[index].t().contiguous()
+    if has_dipole:
+        dipole = components[1:4]
         dipole_r = (dipole * r).sum(0)
-    if multipoles.quadrupole is not None:
-        quadrupole = multipoles.quadrupole[index].permute(1, 2, 0).contiguous()
-        quadrupole_r = (quadrupole * r).sum(1)
+    if lmax == 2:
+        quadrupole = components[-6:]
+        diagonal, xy, xz, yz = quadrupole[:3], quadrupole[3], quadrupole[4], quadrupole[5]
+        x, y, z = r.unbind(0)
+        mixed = torch.stack([xy * y + xz * z, xy * x + yz * z, xz * x + yz * y])
+        quadrupole_r = diagonal * r + mixed
         r_quadrupole_r = (quadrupole_r * r).sum(0)
-    return _Sources(
-        multipoles.charge[index], dipole, quadrupole, dipole_r, quadrupole_r, r_quadrupole_r
-    )
+    return _Sources(components[0], dipole, quadrupole, dipole_r, quadrupole_r, r_quadrupole_r)
 
 
 def _pair_energy(i: _Sources, j: _Sources, b: tuple[Tensor, ...]) -> Tensor:
@@ -129,7 +149,7 @@ def _pair_energy(i: _Sources, j: _Sources, b: tuple[Tensor, ...]) -> Tensor:
         assert i.quadrupole_r is not None and j.quadrupole_r is not None
         energy = energy + b[2] * (
             0.5 * (j.charge * i.r_quadrupole_r + i.charge * j.r_quadrupole_r)
-            + 0.5 * (i.quadrupole * j.quadrupole).sum((0, 1))
+            + 0.5 * _double_dot(i.quadrupole, j.quadrupole)
         )
         energy = energy - b[3] * (i.quadrupole_r * j.quadrupole_r).sum(0)
         energy = energy + 0.25 * b[4] * i.r_quadrupole_r * j.r_quadrupole_r
@@ -142,29 +162,25 @@ def _pair_energy(i: _Sources, j: _Sources, b: tuple[Tensor, ...]) -> Tensor:
     return energy
 
 
-def _potential_and_field(
-    source: _Sources, r: Tensor, b: tuple[Tensor, ...], sign: float
-) -> tuple[Tensor, Tensor]:
-    """Potential [P] and field [3, P] of the sources at a site that lies at sign·r from them."""
+def _double_dot(a: Tensor, b: Tensor) -> Tensor:
+    """A:B of symmetric tensors given by six components, [6, P] to [P]."""
+    product = a * b
+    return product[:3].sum(0) + 2.0 * product[3:].sum(0)
+
+
+def _potential_and_field(source: _Sources, r: Tensor, b: tuple[Tensor, ...], sign: float) -> Tensor:
+    """Potential and field [4, P] of the sources at a site that lies at sign·r from them."""
     potential = source.charge * b[0]
     along_r = sign * source.charge * b[1]
-    field = None
-    if source.dipole is not None:
-        assert source.dipole_r is not None
+    if source.dipole_r is not None:
         potential = potential + sign * source.dipole_r * b[1]
         along_r = along_r + source.dipole_r * b[2]
-        field = -source.dipole * b[1]
-    if source.quadrupole is not None:
-        assert source.quadrupole_r is not None and source.r_quadrupole_r is not None
+    if source.r_quadrupole_r is not None:
         potential = potential + 0.5 * source.r_quadrupole_r * b[2]
         along_r = along_r + sign * 0.5 * source.r_quadrupole_r * b[3]
-        transverse = -sign * source.quadrupole_r * b[2]
-        field = transverse if field is None else field + transverse
-    field = along_r * r if field is None else field + along_r * r
-    return potential, field
-
-
-def _sum_to_atoms(
-    n_atoms: int, index_i: Tensor, value_i: Tensor, index_j: Tensor, value_j: Tensor
-) -> Tensor:
-    return value_i.new_zeros(n_atoms).index_add(0, index_i, value_i).index_add(0, index_j, value_j)
+    field = along_r * r
+    if source.dipole is not None:
+        field = field - source.dipole * b[1]
+    if source.quadrupole_r is not None:
+        field = field - sign * source.quadrupole_r * b[2]
+    return torch.cat([potential[None], field])
