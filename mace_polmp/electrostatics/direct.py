@@ -73,8 +73,8 @@ def open_boundary(
         the atom's own Gaussian, or None.
     """
     index_i, index_j = pair_indices(batch, n_structures)
-    table = positions.t()
-    r = _look_up(table, index_i) - _look_up(table, index_j)
+    # Not by _look_up: forces that are the transpose of a table cannot be viewed flat upstream.
+    r = (positions[index_i] - positions[index_j]).t().contiguous()
     lmax = _lmax(multipoles)
     order = max(2 * lmax, lmax + 1 if with_field else 0)
     kernels = smeared_kernels((r * r).sum(0), smearing, order).unbind(0)
@@ -92,7 +92,7 @@ def open_boundary(
     for index, source, sign in ((index_i, at_j, 1.0), (index_j, at_i, -1.0)):
         values = _potential_and_field(source, r, kernels, sign)
         at_sites = at_sites.scatter_add(1, index.expand(4, -1), values)
-    return energy, at_sites[0], at_sites[1:].t()
+    return energy, at_sites[0], at_sites[1:].t().contiguous()
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:

@@ -114,8 +114,8 @@ class Electrostatics(torch.nn.Module):
             ElectrostaticsResult.
 
         Raises:
-            ValueError: a shape that does not fit, or a structure periodic in one or two
-                directions only.
+            ValueError: a shape that does not fit, a structure periodic in one or two directions
+                only, or a periodic one with a singular cell.
             TypeError: a dtype that does not fit.
         """
         check_inputs(positions, cell, pbc, batch, multipoles, response, external_field)
@@ -124,9 +124,8 @@ class Electrostatics(torch.nn.Module):
         polarizability = None if response is None else response.polarizability
         with_field = with_field or softness is not None or polarizability is not None
 
-        periodic = _periodic_structures(pbc)
         permanent, potential, field = self._permanent(
-            positions, cell, batch, periodic, multipoles, with_field
+            positions, cell, pbc, batch, multipoles, with_field
         )
         if external_field is not None:
             permanent = permanent + _field_energy(positions, pbc, batch, multipoles, external_field)
@@ -158,30 +157,29 @@ class Electrostatics(torch.nn.Module):
         self,
         positions: Tensor,
         cell: Tensor,
+        pbc: Tensor,
         batch: Tensor,
-        periodic: list[bool],
         multipoles: Multipoles,
         with_field: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Energy [n_structures], potential and field of the permanent multipoles."""
-        n_structures = len(periodic)
-        if not any(periodic):
+        n_structures, n_periodic = pbc.shape[0], _count_periodic(pbc)
+        if n_periodic == 0:
             return open_boundary(
                 positions, batch, n_structures, multipoles, self.smearing, with_field
             )
-        if all(periodic):
+        if n_periodic == n_structures:
             return ewald(
                 positions, cell, batch, multipoles, self.smearing, self.k_cutoff, with_field
             )
         # A mixture: each kind on its own atoms, renumbered, and the parts put back in place.
-        is_periodic = torch.tensor(periodic, device=batch.device)
+        is_periodic = pbc.all(1)
         number = (
             torch.where(is_periodic, is_periodic.long().cumsum(0), (~is_periodic).long().cumsum(0))
             - 1
         )
         atoms_p = is_periodic[batch].nonzero().squeeze(1)
         atoms_o = (~is_periodic[batch]).nonzero().squeeze(1)
-        n_periodic = sum(periodic)
         parts = (
             ewald(
                 positions[atoms_p],
@@ -201,34 +199,32 @@ class Electrostatics(torch.nn.Module):
                 with_field,
             ),
         )
-        places = (is_periodic.nonzero().squeeze(1), (~is_periodic).nonzero().squeeze(1))
-        energy = torch.zeros_like(positions[:1, 0]).repeat(n_structures)
-        energy = energy.index_put((torch.cat(places),), torch.cat([p[0] for p in parts]))
+        places = torch.cat([is_periodic.nonzero(), (~is_periodic).nonzero()]).squeeze(1)
+        energy = torch.cat([p[0] for p in parts])[torch.argsort(places)]
         if not with_field:
             return energy, None, None
-        atoms = (torch.cat([atoms_p, atoms_o]),)
-        potentials = [p[1] for p in parts if p[1] is not None]
-        fields = [p[2] for p in parts if p[2] is not None]
-        potential = torch.zeros_like(positions[:, 0]).index_put(atoms, torch.cat(potentials))
-        field = torch.zeros_like(positions).index_put(atoms, torch.cat(fields))
+        back = torch.argsort(torch.cat([atoms_p, atoms_o]))
+        potential = torch.cat([p[1] for p in parts if p[1] is not None])[back]
+        field = torch.cat([p[2] for p in parts if p[2] is not None])[back]
         return energy, potential, field
 
 
-def _periodic_structures(pbc: Tensor) -> list[bool]:
-    """Which structures are periodic; the one place where the engine reads pbc on the host.
+def _count_periodic(pbc: Tensor) -> int:
+    """The number of periodic structures; the one place where the engine reads pbc on the host.
 
     Raises:
         ValueError: a structure is periodic in one or two directions only.
     """
-    rows = pbc.tolist()
-    for number, row in enumerate(rows):
-        if any(row) and not all(row):
-            letters = " ".join("T" if p else "F" for p in row)
-            raise ValueError(
-                f"structure {number} has pbc {letters}: only T T T (periodic) and F F F (open) "
-                "are supported. Set all three, with enough vacuum in the cell for a slab, or none"
-            )
-    return [row[0] for row in rows]
+    every, some = pbc.all(1), pbc.any(1)
+    n_every, n_some = torch.stack([every.sum(), some.sum()]).tolist()
+    if n_some > n_every:
+        number = int((some & ~every).nonzero()[0])
+        letters = " ".join("T" if p else "F" for p in pbc[number].tolist())
+        raise ValueError(
+            f"structure {number} has pbc {letters}: only T T T (periodic) and F F F (open) "
+            "are supported. Set all three, with enough vacuum in the cell for a slab, or none"
+        )
+    return int(n_every)
 
 
 def _field_energy(

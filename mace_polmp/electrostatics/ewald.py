@@ -20,6 +20,7 @@ from mace_polmp.units import EPS0
 # A k-vector that lies on the sphere |k| = k_c but for rounding counts as inside, whatever the
 # precision and orientation of the cell.
 _SPHERE_TOLERANCE = 1e-6
+_SMALLEST_VOLUME = 1e-6  # Å³
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,14 @@ def _make_wave_vectors(
     lengths = torch.linalg.vector_norm(cell.detach().double(), dim=-1).amax(0)
     # |n_a| ≤ |k| |a_a| / 2π, since k·a_a = 2π n_a.
     limits = (lengths * k_cutoff / (2.0 * math.pi) * (1.0 + _SPHERE_TOLERANCE)).floor()
-    n_max = [int(n) for n in limits.tolist()]
+    smallest = volume.detach().double().min()
+    *n_limits, smallest_volume = torch.cat([limits, smallest[None]]).tolist()
+    if not smallest_volume > _SMALLEST_VOLUME:
+        raise ValueError(
+            f"a periodic structure has a singular cell (volume {smallest_volume:.3g} Å³): give "
+            "three independent lattice vectors, or set its pbc to F F F"
+        )
+    n_max = [int(n) for n in n_limits]
     ranges = [
         torch.arange(low, n + 1, dtype=cell.dtype, device=cell.device)
         for low, n in zip((-n_max[0], -n_max[1], 0), n_max, strict=True)
@@ -195,9 +203,13 @@ def ewald(
     Returns:
         Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each without
         the atom's own Gaussian, or None.
+
+    Raises:
+        ValueError: a cell is singular.
     """
     packing = _make_packing(batch, cell.shape[0])
-    inverse = torch.linalg.inv(cell)  # columns are the reciprocal vectors without 2π
+    # Columns are the reciprocal vectors without 2π; singular cells are refused below.
+    inverse = torch.linalg.inv_ex(cell).inverse
     reciprocal = inverse.transpose(-1, -2)
     volume = torch.linalg.det(cell).abs()
     k = _make_wave_vectors(cell, reciprocal, volume, smearing, k_cutoff)

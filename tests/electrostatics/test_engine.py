@@ -303,6 +303,17 @@ def test_second_derivatives_for_training(cell):
     assert torch.autograd.gradgradcheck(energy, inputs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cell", [None, TRICLINIC])
+def test_results_and_forces_are_contiguous(cell):
+    """So that .view works on them, as upstream's Hessian does on forces."""
+    positions, multipoles, response = random_system(4)
+    positions.requires_grad_(True)
+    out = evaluate(positions, multipoles, response, cell=cell)
+    (gradient,) = torch.autograd.grad(out.energy.sum(), positions)
+    for tensor in (gradient, out.potential, out.field, out.induced_charge, out.induced_dipole):
+        assert tensor.is_contiguous()
+
+
 def test_third_derivatives_exist():
     """A loss on forces differentiates once more, and so does a Hessian in training."""
     positions, multipoles, response = random_system(3)
@@ -342,6 +353,8 @@ def test_refusals_name_argument_and_remedy():
     refused(TypeError, "charge must have the dtype", multipoles=cast(multipoles, torch.float32))
     partial = torch.tensor([[True, True, False]])
     refused(ValueError, "structure 0 has pbc T T F: only T T T", pbc=partial)
+    on = torch.ones(1, 3, dtype=torch.bool)
+    refused(ValueError, "a periodic structure has a singular cell", pbc=on)
     for settings, message in (
         (dict(smearing=0.0), "smearing must be a positive length"),
         (dict(kspace_spacing=math.nan), "kspace_spacing must be a positive length"),

@@ -41,7 +41,7 @@ def numerical_forces(model, atoms, indices, step=1e-3):
         for factor in (-2, -1, 1, 2):
             moved = atoms.copy()
             moved.positions[i, a] += factor * step
-            energies.append(float(evaluate(model, moved, compute_force=False)["energy"]))
+            energies.append(evaluate(model, moved, compute_force=False)["energy"].item())
         low2, low, high, high2 = energies
         forces.append(-(8 * (high - low) - (high2 - low2)) / (12 * step))
     return np.array(forces)
@@ -58,7 +58,7 @@ def numerical_stress(model, atoms, step=1e-3):
                 strain[b, a] += 0.5 * factor * step
                 moved = atoms.copy()
                 moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-                energies.append(float(evaluate(model, moved, compute_force=False)["energy"]))
+                energies.append(evaluate(model, moved, compute_force=False)["energy"].item())
             low2, low, high, high2 = energies
             value = (8 * (high - low) - (high2 - low2)) / (12 * step)
             stress[a, b] = stress[b, a] = value / atoms.get_volume()
