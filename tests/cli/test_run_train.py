@@ -1,6 +1,7 @@
 """mace_run_train with the long-range head and every option of upstream that must go with it."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from ase import Atoms
 from ase.io import write
 
-from mace_polmp.cli.run_train import build_parser, main
+from mace_polmp.cli.run_train import build_parser, long_range_options, main
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.modules.io import load_model
 from tests.cli.runs import (
@@ -20,6 +21,8 @@ from tests.cli.runs import (
     run_module,
     write_data,
 )
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 pytestmark = pytest.mark.usefixtures("clean_state")
 
@@ -68,6 +71,16 @@ def test_flags_from_yaml_reach_the_model_and_the_log(tmp_path):
     for element in ("H", "O"):
         row = rf"\|\s+{element}\s+\|\s+\d+\s+\|" + r"\s+-?\d+\.\d+ \+- \d+\.\d+\s+\|" * 3
         assert re.search(row, log), element
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_in_the_repository_are_understood(path):
+    args = build_parser().parse_args([f"--config={path}", "--name=m", "--model=MultipoleMACE"])
+    assert long_range_options(args) == LongRangeOptions()
+    for key, value in yaml.safe_load(path.read_text()).items():
+        if key not in ("name", "model"):  # given above
+            got = getattr(args, key)
+            assert got == type(got)(value), key
 
 
 def test_help_has_the_group():
