@@ -17,6 +17,10 @@ from mace_polmp.errors import InputError
 COINCIDENT = 0.05
 """Atoms closer than this (Å) are taken for duplicates."""
 
+# The neighbour list sorts atoms into boxes as wide as its cutoff: with COINCIDENT for it a large
+# cell would have billions of boxes.
+_SEARCH = 2.0
+
 
 def read_structures(path: str | Path) -> list[Atoms]:
     """All frames of a file that ASE reads.
@@ -83,8 +87,9 @@ def check_structure(atoms: Atoms, where: str, elements: Collection[int] | None =
 
 def _coincident_pair(atoms: Atoms) -> tuple[int, int] | None:
     if atoms.pbc.any():
-        i, j = neighbour_list("ij", atoms, COINCIDENT)
-        return (int(i[0]), int(j[0])) if len(i) > 0 else None
+        i, j, distance = neighbour_list("ijd", atoms, _SEARCH)
+        found = np.flatnonzero(distance < COINCIDENT)
+        return (int(i[found[0]]), int(j[found[0]])) if len(found) > 0 else None
     pairs = KDTree(atoms.positions).query_pairs(COINCIDENT)
     return min(pairs) if pairs else None
 

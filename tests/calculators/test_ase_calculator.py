@@ -159,6 +159,9 @@ def test_bad_structures_are_refused(model_file):
     refused(nan, "positions hold NaN")
     refused(Atoms("NaNa", positions=[[0, 0, 0], [0, 0, 1e-3]]), "atoms 0 and 1 are closer")
     refused(Atoms("Au"), "does not know Au; it knows H, O, Na, Cl")
+    across = rock_salt()  # one image apart
+    across.positions[1] = across.positions[0] + across.cell.array[1] + [0, 0, 1e-3]
+    refused(across, "atoms 0 and 1 are closer")
     singular = good.copy()
     singular.pbc = True
     refused(singular, "pbc T T T with a singular cell")
