@@ -17,18 +17,9 @@ from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.born_charges import born_charges
 from mace_polmp.modules.io import load_model
+from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
 from mace_polmp.structures import check_structure
 
-# Model outputs beyond upstream's: per structure or per atom, and the shape of one.
-_OUTPUTS: dict[str, tuple[bool, tuple[int, ...]]] = {
-    "charges": (True, ()),
-    "atomic_dipoles": (True, (3,)),
-    "atomic_quadrupoles": (True, (3, 3)),
-    "atomic_polarizabilities": (True, (3, 3)),
-    "polarizability": (False, (3, 3)),
-    "dipole": (False, (3,)),
-    "long_range_energy": (False, ()),
-}
 _REFUSED = ("compile_mode", "enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
 
 
@@ -87,7 +78,7 @@ class MultipoleMACECalculator(MACECalculator):
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)
         # Energies per atom would not add up to the energy: the long-range part has no atoms.
         own = [p for p in self.implemented_properties if p not in ("energies", "node_energy")]
-        own += [*_OUTPUTS, "born_charges"]
+        own += [*ELECTRICAL_OUTPUTS, "born_charges"]
         if self.num_models > 1:
             own += ["dipole_comm", "dipole_var"]
         self.implemented_properties = own
@@ -133,7 +124,7 @@ class MultipoleMACECalculator(MACECalculator):
         super().calculate(atoms, properties, system_changes)
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
-        for name in _OUTPUTS:
+        for name in ELECTRICAL_OUTPUTS:
             mean = self._outputs[name].mean(0).cpu().numpy()
             self.results[name] = mean if mean.ndim else float(mean)
         if properties is not None and "born_charges" in properties:
@@ -155,7 +146,7 @@ class MultipoleMACECalculator(MACECalculator):
     ) -> tuple[dict, Any]:
         """Upstream's table of results [n_models, …], which it fills model by model, and ours."""
         tensors, node_e0 = super()._create_result_tensors(num_models, num_atoms, batch, out)
-        for name, (per_atom, shape) in _OUTPUTS.items():
+        for name, (per_atom, shape) in ELECTRICAL_OUTPUTS.items():
             full = (num_models, num_atoms, *shape) if per_atom else (num_models, *shape)
             tensors[name] = torch.zeros(full, dtype=out[name].dtype, device=self.device)
         self._outputs = tensors

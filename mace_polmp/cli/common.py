@@ -11,7 +11,7 @@ from mace_polmp.errors import InputError
 
 def run_command(name: str, command: Callable[[], None]) -> None:
     """Run a command; an InputError becomes one line on stderr and exit status 1."""
-    # Two notices that upstream's dependencies print at every start and no user can act on.
+    # Notices that upstream's dependencies print at every start and no user can act on.
     warnings.filterwarnings("ignore", message="Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY")
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
     warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support")

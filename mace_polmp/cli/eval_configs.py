@@ -14,17 +14,6 @@ import numpy as np
 from mace_polmp.cli.common import run_command
 from mace_polmp.errors import InputError
 
-# Written for every structure: (model output, per atom).
-_WRITTEN = (
-    ("charges", True),
-    ("atomic_dipoles", True),
-    ("atomic_quadrupoles", True),
-    ("atomic_polarizabilities", True),
-    ("dipole", False),
-    ("polarizability", False),
-    ("long_range_energy", False),
-)
-
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate with upstream's parsed arguments.
@@ -32,15 +21,16 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: a file that cannot be used; no output has been written then.
     """
-    from mace_polmp.modules.io import load_any, load_model
-    from mace_polmp.modules.model import MultipoleMACE
+    from mace_polmp.modules.io import check_format, load_any
+    from mace_polmp.modules.model import ELECTRICAL_OUTPUTS, MultipoleMACE
     from mace_polmp.structures import check_structure, read_structures
     from mace_polmp.training import seams
 
-    if not isinstance(load_any(args.model), MultipoleMACE):
+    model = load_any(args.model)
+    if not isinstance(model, MultipoleMACE):
         seams.evaluate(args, on_output=lambda batch, output: None)
         return
-    model = load_model(args.model)
+    check_format(model, args.model)
     for flag in ("enable_cueq", "compute_bec"):
         if getattr(args, flag):
             raise InputError(f"--{flag} does not work with a MultipoleMACE; leave it out")
@@ -50,11 +40,11 @@ def run(args: argparse.Namespace) -> None:
     for number, atoms in enumerate(read_structures(args.configs)):
         check_structure(atoms, f"{args.configs}: frame {number}", known)
 
-    columns: dict[str, list[np.ndarray]] = {name: [] for name, _ in _WRITTEN}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ELECTRICAL_OUTPUTS}
 
     def collect(batch: dict[str, Any], output: dict[str, Any]) -> None:
         splits = batch["ptr"][1:-1].tolist()
-        for name, per_atom in _WRITTEN:
+        for name, (per_atom, _) in ELECTRICAL_OUTPUTS.items():
             values = output[name].detach().cpu().numpy()
             columns[name] += np.split(values, splits) if per_atom else list(values)
 
@@ -66,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         frames = ase.io.read(args.output, index=":")
         for number, atoms in enumerate(frames):
             atoms.calc = None
-            for name, per_atom in _WRITTEN:
+            for name, (per_atom, _) in ELECTRICAL_OUTPUTS.items():
                 value = columns[name][number]
                 if not per_atom:
                     atoms.info[args.info_prefix + name] = value if value.ndim else float(value)

@@ -188,7 +188,7 @@ def _calculators(out: Path) -> dict[str, Any]:
 
 @dataclass
 class _Errors:
-    """Sums of squared errors of energy, forces and dipole."""
+    """Errors of energy, forces and, where the model has one, dipole, frame by frame."""
 
     energy: list[float]
     forces: list[np.ndarray]

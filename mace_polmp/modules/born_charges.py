@@ -19,7 +19,7 @@ Scaling m_e itself would be wrong, since the blocks are not linear in the messag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from mace.modules.utils import get_edge_vectors_and_lengths
 from torch import Tensor
 
 from mace_polmp.errors import InputError
-from mace_polmp.modules.observables import total_dipole
+from mace_polmp.modules.observables import atomic_dipoles, total_dipole
 
 if TYPE_CHECKING:
     from mace_polmp.modules.model import MultipoleMACE
@@ -76,16 +76,14 @@ def _derivative_of_dipole(
     """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ), or of its second sum alone."""
     data = _leaves(data)
     positions = data["positions"]
-    multipoles, response, result = model.long_range(data)[1:]
+    _, multipoles, _, result = model.long_range(data)
     if charges:
         n_structures = data["ptr"].numel() - 1
         dipole = total_dipole(positions, data["batch"], n_structures, multipoles, result).sum(0)
     else:
-        dipole = result.induced_dipole.sum(0)
-        if multipoles.dipole is not None:
-            dipole = dipole + multipoles.dipole.sum(0)
+        dipole = atomic_dipoles(multipoles, result).sum(0)
     rows = [_gradient(dipole[a], positions, retain=a < 2) for a in range(3)]
-    return torch.stack(rows, dim=1).detach()
+    return torch.stack(rows, dim=1)
 
 
 def _charge_part(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
@@ -100,14 +98,12 @@ def _charge_part(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
     with _scaled_tangents(model, 1.0 + vectors @ epsilon):
         charge = model.read_multipoles(data)[1].charge
     total = charge.sum()
+    out = torch.diag_embed(charge.detach()[:, None].expand(-1, 3)).contiguous()
+    if sender.numel() == 0:
+        return out
     # An edge vector is r_receiver − r_sender + shift: its derivative is that of the shift.
     first = _gradient(total, data["shifts"], retain=True)
-    out = torch.diag_embed(charge.detach()[:, None].expand(-1, 3)).contiguous()
-    if charge.shape[0] == 0 or sender.numel() == 0:
-        return out
-    (along,) = torch.autograd.grad(total, epsilon, create_graph=True, allow_unused=True)
-    if along is None or along.grad_fn is None:
-        return out
+    (along,) = torch.autograd.grad(total, epsilon, create_graph=True)
     second = [_gradient(along[a], data["shifts"], retain=a < 2) for a in range(3)]
     c = torch.stack(second, dim=1)  # [n_edges, ε, D]
     out = out.index_add(0, sender, -c)
@@ -124,29 +120,20 @@ def _scaled_tangents(model: MultipoleMACE, factor: Tensor) -> Iterator[None]:
     """Scale the tangents of what every edge sends to its receiver by factor [n_edges]."""
 
     def scale(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        stopped = output.detach()
-        return stopped + (output - stopped) * factor.view(-1, *([1] * (output.dim() - 1)))
-
-    hooks = [module.register_forward_hook(_checked(scale, factor)) for module in _carriers(model)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _checked(
-    scale: Callable[[Any, Any, Tensor], Tensor], factor: Tensor
-) -> Callable[[Any, Any, Tensor], Tensor]:
-    def hook(module: Any, inputs: Any, output: Tensor) -> Tensor:
         if output.shape[0] != factor.shape[0]:
             raise InputError(
                 "born_charges: this backbone fuses its messages over edges; use a model that is "
                 "not converted for an accelerator"
             )
-        return scale(module, inputs, output)
+        stopped = output.detach()
+        return stopped + (output - stopped) * factor.view(-1, *([1] * (output.dim() - 1)))
 
-    return hook
+    hooks = [module.register_forward_hook(scale) for module in _carriers(model)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _carriers(model: MultipoleMACE) -> list[torch.nn.Module]:

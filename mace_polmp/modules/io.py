@@ -46,9 +46,18 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Multipol
             f"{path}: holds a {type(model).__name__}, not a MultipoleMACE; train one with "
             "mace_run_train --model MultipoleMACE, or use mace.calculators.MACECalculator for it"
         )
+    check_format(model, path)
+    return model
+
+
+def check_format(model: MultipoleMACE, path: str | Path) -> None:
+    """Refuse a model of a newer format.
+
+    Raises:
+        InputError: the format version is higher than this package's.
+    """
     if model.format_version > FORMAT_VERSION:
         raise InputError(
             f"{path}: has format version {model.format_version}, this mace_polmp reads up to "
             f"{FORMAT_VERSION}; install a newer mace_polmp"
         )
-    return model

@@ -18,12 +18,25 @@ from mace_polmp.electrostatics import (
     ResponseCoefficients,
 )
 from mace_polmp.modules.observables import (
+    atomic_dipoles,
     polarizability_tensors,
     total_dipole,
     total_polarizability,
 )
 from mace_polmp.modules.options import LongRangeOptions
 from mace_polmp.modules.readouts import Edges, MultipoleReadouts
+
+# What calculators and files show of the model's electrical outputs: per atom or per structure,
+# and the shape of one.
+ELECTRICAL_OUTPUTS: dict[str, tuple[bool, tuple[int, ...]]] = {
+    "charges": (True, ()),
+    "atomic_dipoles": (True, (3,)),
+    "atomic_quadrupoles": (True, (3, 3)),
+    "atomic_polarizabilities": (True, (3, 3)),
+    "dipole": (False, (3,)),
+    "polarizability": (False, (3, 3)),
+    "long_range_energy": (False, ()),
+}
 
 FORMAT_VERSION = 1
 """Version of what a .model file holds; a file with a higher one is refused."""
@@ -220,15 +233,13 @@ class MultipoleMACE(ScaleShiftMACE):
         positions = data["positions"]
         n_atoms, n_structures = positions.shape[0], data["ptr"].numel() - 1
         alpha = polarizability_tensors(response, n_atoms, positions)
-        permanent_dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
-        if permanent_dipole is None:
-            permanent_dipole = torch.zeros_like(positions)
+        quadrupole = multipoles.quadrupole
         if quadrupole is None:
             quadrupole = positions.new_zeros(n_atoms, 3, 3)
         softness = response.softness
         return {
             "charges": multipoles.charge + result.induced_charge,
-            "atomic_dipoles": permanent_dipole + result.induced_dipole,
+            "atomic_dipoles": atomic_dipoles(multipoles, result),
             "atomic_quadrupoles": quadrupole,
             "induced_charges": result.induced_charge,
             "induced_dipoles": result.induced_dipole,

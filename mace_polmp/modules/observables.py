@@ -8,6 +8,13 @@ from torch import Tensor
 from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
 
 
+def atomic_dipoles(multipoles: Multipoles, result: ElectrostaticsResult) -> Tensor:
+    """Permanent plus induced dipoles, [n_atoms, 3], e Å."""
+    if multipoles.dipole is None:
+        return result.induced_dipole
+    return multipoles.dipole + result.induced_dipole
+
+
 def total_dipole(
     positions: Tensor,
     batch: Tensor,
@@ -21,9 +28,7 @@ def total_dipole(
     along a trajectory of unwrapped positions has a meaning.
     """
     moment = (multipoles.charge + result.induced_charge)[:, None] * positions
-    moment = moment + result.induced_dipole
-    if multipoles.dipole is not None:
-        moment = moment + multipoles.dipole
+    moment = moment + atomic_dipoles(multipoles, result)
     return moment.new_zeros(n_structures, 3).index_add(0, batch, moment)
 
 

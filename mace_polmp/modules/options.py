@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from mace_polmp.electrostatics.engine import SOLVERS
 from mace_polmp.errors import InputError
 
 
@@ -56,7 +57,7 @@ class LongRangeOptions:
         "auto",
         "solver of periodic structures (mesh: not in this version)",
         str,
-        ("auto", "ewald", "mesh"),
+        SOLVERS,
     )
 
     def __post_init__(self) -> None:

@@ -32,11 +32,6 @@ def check_training_data(args: argparse.Namespace) -> set[int]:
         InputError: a missing or empty file, a structure that cannot be evaluated, missing labels,
             or a test file with elements that training and validation data lack.
     """
-    if args.heads is None and _lacks_atomic_energies(args):
-        raise InputError(
-            f"{args.train_file}: has no isolated atoms to take atomic energies from; give --E0s "
-            "average, --E0s '{1: -13.6, …}', or frames with config_type=IsolatedAtom"
-        )
     elements: set[int] = set()
     if args.atomic_numbers is not None:
         elements.update(ast.literal_eval(args.atomic_numbers))
@@ -46,7 +41,10 @@ def check_training_data(args: argparse.Namespace) -> set[int]:
             raise InputError("--train_file is missing; give the file with the training structures")
         for kind in ("train_file", "valid_file", "test_file"):
             for path in normalize_file_paths(settings[kind] or []):
-                found = _check_file(path, settings)
+                frames = _check_file(path, settings)
+                found = {int(z) for atoms in frames for z in atoms.numbers}
+                if kind == "train_file" and frames:
+                    _check_atomic_energies(args, path, frames)
                 if kind == "test_file":
                     tests.append((path, found))
                 else:
@@ -95,16 +93,8 @@ def check_foundation_model(args: argparse.Namespace, elements: set[int]) -> None
         )
 
 
-def _lacks_atomic_energies(args: argparse.Namespace) -> bool:
-    if args.E0s is not None or args.statistics_file is not None or args.train_file is None:
-        return False
-    path = Path(args.train_file)
-    if not path.exists() or not check_path_ase_read(args.train_file):
-        return False
-    return not any(
-        len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
-        for atoms in read_structures(path)
-    )
+def _is_isolated_atom(atoms: Atoms) -> bool:
+    return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
 
 
 def _heads(args: argparse.Namespace) -> list[dict]:
@@ -124,19 +114,26 @@ def _heads(args: argparse.Namespace) -> list[dict]:
     return heads
 
 
-def _check_file(path: str, settings: dict) -> set[int]:
-    """Check a file; returns its atomic numbers."""
+def _check_atomic_energies(args: argparse.Namespace, path: str, frames: list[Atoms]) -> None:
+    given = args.E0s is not None or args.statistics_file is not None or args.heads is not None
+    if not given and not any(_is_isolated_atom(atoms) for atoms in frames):
+        raise InputError(
+            f"{path}: has no isolated atoms to take atomic energies from; give --E0s "
+            "average, --E0s '{1: -13.6, …}', or frames with config_type=IsolatedAtom"
+        )
+
+
+def _check_file(path: str, settings: dict) -> list[Atoms]:
+    """Check a file; returns its frames, none for HDF5 and LMDB."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
     if not check_path_ase_read(path):
-        return set()
+        return []
     missing: dict[str, list[int]] = {}
-    elements: set[int] = set()
     frames = read_structures(path)
     for number, atoms in enumerate(frames):
         where = f"{path}: frame {number}"
         check_structure(atoms, where)
-        elements.update(int(z) for z in atoms.numbers)
         for label in _missing_labels(atoms, settings, where):
             missing.setdefault(label, []).append(number)
     if missing:
@@ -148,7 +145,7 @@ def _check_file(path: str, settings: dict) -> set[int]:
             f"{path}: lacks {' and '.join(parts)}; name the labels with --energy_key and "
             "--forces_key, or give such frames config_energy_weight=0 or config_forces_weight=0"
         )
-    return elements
+    return frames
 
 
 def _missing_labels(atoms: Atoms, settings: dict, where: str) -> list[str]:
@@ -167,11 +164,10 @@ def _missing_labels(atoms: Atoms, settings: dict, where: str) -> list[str]:
             missing.append(f"the energy '{key}'")
         elif np.shape(energy) != () or not np.isfinite(float(energy)):
             raise InputError(f"{where}: the energy '{key}' is {energy}, not one finite number")
-    isolated = len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
     key = settings["forces_key"]
     if (
         settings["needs_forces"]
-        and not isolated
+        and not _is_isolated_atom(atoms)
         and atoms.info.get("config_forces_weight", 1.0) > 0
     ):
         forces = results.get("forces") if key == "forces" else atoms.arrays.get(key)
