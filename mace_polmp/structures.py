@@ -7,11 +7,13 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from matscipy.neighbours import neighbour_list
 from scipy.spatial import KDTree
 
+from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.errors import InputError
 
 COINCIDENT = 0.05
@@ -42,34 +44,31 @@ def read_structures(path: str | Path) -> list[Atoms]:
     return list(frames)
 
 
-def check_structure(atoms: Atoms, where: str, elements: Collection[int] | None = None) -> None:
-    """Refuse a structure that no model can evaluate.
+def check_structure(
+    atoms: Atoms,
+    where: str,
+    elements: Collection[int] | None = None,
+    engine: Electrostatics | None = None,
+) -> None:
+    """Refuse a structure that a model cannot evaluate.
 
     Args:
         atoms: the structure.
         where: what to call it in the message.
         elements: atomic numbers that the model knows, or None for any.
+        engine: the model's electrostatics, or None for one with default settings.
 
     Raises:
-        InputError: no atoms, NaN positions or cell, a singular cell with pbc, pbc in one or two
-            directions only, coincident atoms, or an unknown element.
+        InputError: no atoms, NaN positions or cell, coincident atoms, an unknown element, or what
+            the electrostatics refuses: a singular cell with pbc, pbc in one direction only, a
+            slab without vacuum, a structure that does not suit the solver asked for.
     """
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms; remove it")
     for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
         if not np.isfinite(values).all():
             raise InputError(f"{where}: {name} hold NaN or infinite numbers; remove or repair it")
-    if atoms.pbc.any():
-        if abs(np.linalg.det(atoms.cell.array)) < 1e-6:
-            raise InputError(
-                f"{where}: pbc {_letters(atoms.pbc)} with a singular cell; give three independent "
-                "lattice vectors, or set pbc to F F F"
-            )
-        if not atoms.pbc.all():
-            raise InputError(
-                f"{where}: pbc {_letters(atoms.pbc)} is not supported; set T T T (with vacuum in "
-                "the cell for a slab) or F F F"
-            )
+    _check_boundary(atoms, where, engine or Electrostatics())
     if elements is not None:
         unknown = sorted({int(z) for z in atoms.numbers} - {int(z) for z in elements})
         if unknown:
@@ -94,8 +93,16 @@ def _coincident_pair(atoms: Atoms) -> tuple[int, int] | None:
     return min(pairs) if pairs else None
 
 
-def _letters(pbc: np.ndarray) -> str:
-    return " ".join("T" if p else "F" for p in pbc)
+def _check_boundary(atoms: Atoms, where: str, engine: Electrostatics) -> None:
+    try:
+        engine.check(
+            torch.from_numpy(np.array(atoms.positions, dtype=float)),
+            torch.from_numpy(np.array(atoms.cell.array, dtype=float))[None],
+            torch.from_numpy(np.array(atoms.pbc, dtype=bool))[None],
+            torch.zeros(len(atoms), dtype=torch.int64),
+        )
+    except ValueError as error:
+        raise InputError(f"{where}: {str(error).removeprefix('structure 0 ')}") from error
 
 
 def _symbols(numbers: Collection[int]) -> str:

@@ -71,12 +71,16 @@ def make_graphs(atoms_list: list[Atoms], model: MultipoleMACE) -> list[data.Atom
     dtype = next(model.parameters()).dtype
     table = tools.AtomicNumberTable([int(z) for z in model.atomic_numbers])
     with tools.torch_tools.default_dtype(dtype):
-        return [
+        graphs = [
             data.AtomicData.from_config(
                 data.config_from_atoms(atoms), z_table=table, cutoff=float(model.r_max)
             )
             for atoms in atoms_list
         ]
+    for graph, atoms in zip(graphs, atoms_list, strict=True):
+        if atoms.pbc.sum() == 2:  # upstream makes the cell of a slab longer
+            graph.cell = torch.tensor(atoms.cell.array, dtype=dtype)
+    return graphs
 
 
 def make_batch(atoms_list: list[Atoms], model: MultipoleMACE) -> dict[str, torch.Tensor]:
@@ -122,4 +126,12 @@ def salty_water(periodic: bool = False) -> Atoms:
     if periodic:
         atoms.set_cell([9.0, 9.3, 8.8])
         atoms.pbc = True
+    return atoms
+
+
+def wet_slab(vacuum: float = 18.0) -> Atoms:
+    """Na+, Cl− and two waters, periodic along x and y."""
+    atoms = salty_water()
+    atoms.set_cell([9.0, 9.3, float(np.ptp(atoms.positions[:, 2])) + vacuum])
+    atoms.pbc = [True, True, False]
     return atoms

@@ -114,7 +114,8 @@ class MultipoleMACECalculator(MACECalculator):
                 one.
         """
         atoms = self.atoms if atoms is None else atoms
-        check_structure(atoms, "atoms", self.z_table.zs)
+        for model in self.models:
+            check_structure(atoms, "atoms", self.z_table.zs, model.electrostatics)
         if self._external_field is not None and atoms.pbc.any():
             raise InputError(
                 "external_field on a periodic structure is not available in this version: the "
@@ -134,6 +135,10 @@ class MultipoleMACECalculator(MACECalculator):
 
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         batch = super()._atoms_to_batch(atoms)
+        if 0 < atoms.pbc.sum() < 3:
+            # Upstream makes the cell much longer where it is not periodic.
+            cell = np.array(atoms.cell.array)
+            batch["cell"] = torch.as_tensor(cell, dtype=batch["cell"].dtype, device=self.device)
         if self._external_field is not None:
             field = torch.as_tensor(
                 self._external_field, dtype=batch["positions"].dtype, device=self.device

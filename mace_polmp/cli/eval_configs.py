@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
 
     model = load_any(args.model)
     if not isinstance(model, MultipoleMACE):
-        seams.evaluate(args, on_output=lambda batch, output: None)
+        seams.evaluate_unchanged(args)
         return
     check_format(model, args.model)
     for flag in ("enable_cueq", "compute_bec"):
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--head must be one of {', '.join(model.heads)}, got {args.head!r}")
     known = model.atomic_numbers.tolist()
     for number, atoms in enumerate(read_structures(args.configs)):
-        check_structure(atoms, f"{args.configs}: frame {number}", known)
+        check_structure(atoms, f"{args.configs}: frame {number}", known, model.electrostatics)
 
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ELECTRICAL_OUTPUTS}
 

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
             group.add_argument(
                 f"--{option.name}",
                 type=_lenient(option.metadata["type"]),
-                metavar=f"{{{','.join(map(str, choices))}}}" if choices else "LENGTH",
+                metavar=f"{{{','.join(map(str, choices))}}}" if choices else "NUMBER",
                 default=option.default,
                 help=option.metadata["help"],
             )
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     for name in _UNSUPPORTED:
         if getattr(args, name):
             raise InputError(f"--{name} does not work with --model {MODEL_NAME}; leave it out")
-    check_foundation_model(args, check_training_data(args))
+    check_foundation_model(args, check_training_data(args, options))
     seams.train(args, options, after_evaluation=log_multipoles)
 
 

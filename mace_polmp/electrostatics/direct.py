@@ -2,7 +2,8 @@
 
 Each unordered pair appears once, r = r_i − r_j. Components stand first and pairs last
 ([3, n_pairs]), so that every operation runs over contiguous pairs; of a quadrupole its six
-different components are looked up, no pair holds a matrix.
+different components are looked up, no pair holds a matrix. More pairs than fit in a block are
+summed block by block and evaluated anew in the backward pass, so that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.kernels import smeared_kernels
 from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.recompute import recomputed
+
+# Pairs whose intermediate results are in memory at one time.
+_BLOCK_CPU = 2**18
+_BLOCK_GPU = 2**21
 
 
 @dataclass(frozen=True)
@@ -28,32 +34,70 @@ class _Sources:
     r_quadrupole_r: Tensor | None  # r·Q·r [P]
 
 
-def pair_indices(batch: Tensor, n_structures: int) -> tuple[Tensor, Tensor]:
-    """Every unordered pair of atoms of the same structure, once.
+@dataclass(frozen=True)
+class _Pairs:
+    """Every unordered pair of atoms of the same structure, once, as numbers 0 … n_pairs − 1."""
 
-    Args:
-        batch: [n_atoms] int64, the structure of each atom, in any order.
-        n_structures: the number of structures.
+    order: Tensor  # [n_atoms]: the atoms sorted by structure
+    starts: Tensor  # [n_atoms]: the number of the first pair of each, with those after it
 
-    Returns:
-        Two index tensors [n_pairs].
-    """
-    n_atoms = batch.shape[0]
-    order = torch.argsort(batch, stable=True)
-    counts = torch.bincount(batch, minlength=n_structures)
-    ends = torch.cumsum(counts, 0)
-    rank = torch.arange(n_atoms, device=batch.device)
-    partners = ends[batch[order]] - rank - 1
-    first = torch.repeat_interleave(rank, partners)
-    starts = torch.cumsum(partners, 0) - partners
-    second = first + 1 + torch.arange(first.shape[0], device=batch.device) - starts[first]
-    return order[first], order[second]
+    @classmethod
+    def of(cls, batch: Tensor, n_structures: int) -> _Pairs:
+        order = torch.argsort(batch, stable=True)
+        ends = torch.cumsum(torch.bincount(batch, minlength=n_structures), 0)
+        partners = ends[batch[order]] - torch.arange(1, batch.shape[0] + 1, device=batch.device)
+        return cls(order, torch.cumsum(partners, 0) - partners)
+
+    def indices(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The two atoms of the pairs start … stop − 1, two tensors [stop − start]."""
+        number = torch.arange(start, stop, device=self.starts.device)
+        first = torch.searchsorted(self.starts, number, right=True) - 1
+        second = first + 1 + number - self.starts[first]
+        return self.order[first], self.order[second]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The sums over some of the pairs, as a function of positions and component table."""
+
+    pairs: _Pairs
+    start: int
+    stop: int
+    batch: Tensor
+    n_structures: int
+    lmax: int
+    has_dipole: bool
+    smearing: float
+    with_field: bool
+
+    def __call__(self, positions: Tensor, table: Tensor) -> tuple[Tensor, ...]:
+        """Energy [n_structures] and, if wanted, potential and field [4, n_atoms]."""
+        index_i, index_j = self.pairs.indices(self.start, self.stop)
+        # Not by _look_up: forces that are the transpose of a table cannot be viewed flat upstream.
+        r = (positions[index_i] - positions[index_j]).t().contiguous()
+        order = max(2 * self.lmax, self.lmax + 1 if self.with_field else 0)
+        kernels = smeared_kernels((r * r).sum(0), self.smearing, order).unbind(0)
+        at_i = _contract(_look_up(table, index_i), self.lmax, self.has_dipole, r)
+        at_j = _contract(_look_up(table, index_j), self.lmax, self.has_dipole, r)
+
+        pair_energy = _pair_energy(at_i, at_j, kernels)
+        energy = positions.new_zeros(self.n_structures)
+        energy = energy.index_add(0, self.batch[index_i], pair_energy)
+        if not self.with_field:
+            return (energy,)
+        # Seen from i the sources lie at −r, seen from j at +r: swapping the two ends flips r.
+        at_sites = positions.new_zeros(4, positions.shape[0])
+        for index, source, sign in ((index_i, at_j, 1.0), (index_j, at_i, -1.0)):
+            values = _potential_and_field(source, r, kernels, sign)
+            at_sites = at_sites.scatter_add(1, index.expand(4, -1), values)
+        return energy, at_sites
 
 
 def open_boundary(
     positions: Tensor,
     batch: Tensor,
     n_structures: int,
+    n_pairs: int,
     multipoles: Multipoles,
     smearing: float,
     with_field: bool,
@@ -64,6 +108,7 @@ def open_boundary(
         positions: [n_atoms, 3], Å.
         batch: [n_atoms] int64.
         n_structures: the number of structures.
+        n_pairs: the number of unordered pairs of atoms of the same structure.
         multipoles: of the same atoms.
         smearing: σ, Å.
         with_field: whether potential and field are wanted.
@@ -72,26 +117,31 @@ def open_boundary(
         Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each without
         the atom's own Gaussian, or None.
     """
-    index_i, index_j = pair_indices(batch, n_structures)
-    # Not by _look_up: forces that are the transpose of a table cannot be viewed flat upstream.
-    r = (positions[index_i] - positions[index_j]).t().contiguous()
-    lmax = _lmax(multipoles)
-    order = max(2 * lmax, lmax + 1 if with_field else 0)
-    kernels = smeared_kernels((r * r).sum(0), smearing, order).unbind(0)
+    pairs = _Pairs.of(batch, n_structures)
     table = _component_table(multipoles)
-    at_i = _contract(_look_up(table, index_i), lmax, multipoles.dipole is not None, r)
-    at_j = _contract(_look_up(table, index_j), lmax, multipoles.dipole is not None, r)
-
-    pair_energy = _pair_energy(at_i, at_j, kernels)
-    energy = positions.new_zeros(n_structures).index_add(0, batch[index_i], pair_energy)
+    step = _BLOCK_CPU if positions.device.type == "cpu" else _BLOCK_GPU
+    totals: tuple[Tensor, ...] | None = None
+    for start in range(0, max(1, n_pairs), step):
+        block = _Block(
+            pairs,
+            start,
+            min(start + step, n_pairs),
+            batch,
+            n_structures,
+            _lmax(multipoles),
+            multipoles.dipole is not None,
+            smearing,
+            with_field,
+        )
+        if n_pairs <= step:
+            totals = block(positions, table)
+        else:
+            part = recomputed(block, positions, table)
+            totals = part if totals is None else tuple(map(torch.add, totals, part))
+    assert totals is not None
     if not with_field:
-        return energy, None, None
-
-    # Seen from i the sources lie at −r, seen from j at +r: swapping the two ends flips r.
-    at_sites = positions.new_zeros(4, positions.shape[0])
-    for index, source, sign in ((index_i, at_j, 1.0), (index_j, at_i, -1.0)):
-        values = _potential_and_field(source, r, kernels, sign)
-        at_sites = at_sites.scatter_add(1, index.expand(4, -1), values)
+        return totals[0], None, None
+    energy, at_sites = totals
     return energy, at_sites[0], at_sites[1:].t().contiguous()
 
 

@@ -9,9 +9,23 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.direct import open_boundary
-from mace_polmp.electrostatics.ewald import ewald
+from mace_polmp.electrostatics.ewald import PlaneWaves
+from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, Mesh, window_width
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients, check_inputs
+from mace_polmp.electrostatics.packing import Packing
+from mace_polmp.electrostatics.plan import (
+    DIRECT,
+    MESH,
+    OPEN,
+    Plan,
+    Settings,
+    log_plan,
+    make_plan,
+    mesh_shape,
+)
+from mace_polmp.electrostatics.reciprocal import Solver, reciprocal_sum
 from mace_polmp.electrostatics.response import induced_charges, induced_dipoles
+from mace_polmp.electrostatics.slab import slab_correction
 
 SOLVERS = ("auto", "ewald", "mesh")
 
@@ -49,15 +63,24 @@ class Electrostatics(torch.nn.Module):
     Args:
         smearing: width σ of the Gaussian every multipole is smeared with, Å.
         kspace_spacing: dl, Å; the k-space sum of periodic structures runs over |k| ≤ 2π/dl.
-        solver: for periodic structures, "ewald" (direct k-space sum) or "auto" (the best one
-            there is, at present the direct sum).
+        solver: for periodic structures, "ewald" (direct k-space sum), "mesh" (particle mesh,
+            the same sum to mesh_accuracy), or "auto" (for each structure what is faster).
+        mesh_accuracy: relative error of the mesh's forces on random charges, dipoles and
+            quadrupoles; it is smaller for those of a model.
 
     Raises:
-        ValueError: a length that is not positive, or a solver that does not exist.
+        ValueError: a length that is not positive, a solver that does not exist, or an accuracy
+            that no mesh reaches.
     """
 
+    mesh_accuracy: float = DEFAULT_ACCURACY  # also of models saved before there was a mesh
+
     def __init__(
-        self, smearing: float = 1.0, kspace_spacing: float = 2.0, solver: str = "auto"
+        self,
+        smearing: float = 1.0,
+        kspace_spacing: float = 2.0,
+        solver: str = "auto",
+        mesh_accuracy: float = DEFAULT_ACCURACY,
     ) -> None:
         super().__init__()
         for name, value in (("smearing", smearing), ("kspace_spacing", kspace_spacing)):
@@ -65,22 +88,36 @@ class Electrostatics(torch.nn.Module):
                 raise ValueError(f"{name} must be a positive length in Å, got {value}")
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-        if solver == "mesh":
-            raise ValueError(
-                "solver 'mesh' is not available in this version: use 'auto' or 'ewald'"
-            )
+        window_width(mesh_accuracy)  # refuses what is too accurate
         self.smearing = smearing
         self.kspace_spacing = kspace_spacing
         self.solver = solver
+        self.mesh_accuracy = mesh_accuracy
 
     @property
     def k_cutoff(self) -> float:
         """k_c = 2π/dl, 1/Å."""
         return 2.0 * math.pi / self.kspace_spacing
 
+    def check(self, positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> None:
+        """Refuse structures that forward would refuse whatever their multipoles, in no time.
+
+        Args:
+            positions, cell, pbc, batch: as in forward.
+
+        Raises:
+            ValueError: as forward.
+        """
+        neutral = Multipoles(torch.zeros_like(positions[:, 0]))
+        make_plan(positions, cell, pbc, batch, neutral, self._settings())
+
+    def _settings(self) -> Settings:
+        width = window_width(self.mesh_accuracy)
+        return Settings(self.solver, self.k_cutoff, self.smearing, width)
+
     def extra_repr(self) -> str:
         lengths = f"smearing={self.smearing}, kspace_spacing={self.kspace_spacing}"
-        return f"{lengths}, solver={self.solver!r}"
+        return f"{lengths}, solver={self.solver!r}, mesh_accuracy={self.mesh_accuracy}"
 
     def forward(
         self,
@@ -94,12 +131,16 @@ class Electrostatics(torch.nn.Module):
         conserve_charge: bool = False,
         with_field: bool = True,
     ) -> ElectrostaticsResult:
-        """Evaluate a batch of structures, open and periodic in any mixture.
+        """Evaluate a batch of structures, open, periodic and slabs in any mixture.
+
+        A slab is periodic in two directions. Its cell needs vacuum along the third, and its
+        atoms must not be wrapped along it; the dipole correction of Yeh and Berkowitz makes its
+        results those of infinite vacuum.
 
         Args:
             positions: [n_atoms, 3], Å.
-            cell: [n_structures, 3, 3], Å, rows are lattice vectors; ignored where not periodic.
-            pbc: [n_structures, 3] bool, all True (periodic, tin-foil) or all False (open).
+            cell: [n_structures, 3, 3], Å, rows are lattice vectors; ignored in open structures.
+            pbc: [n_structures, 3] bool: periodic (T T T, tin-foil), slab (two), or open (none).
             batch: [n_atoms] int64, the structure of each atom.
             multipoles: the permanent multipoles.
             response: softness and polarizability, or None for no response.
@@ -114,8 +155,9 @@ class Electrostatics(torch.nn.Module):
             ElectrostaticsResult.
 
         Raises:
-            ValueError: a shape that does not fit, a structure periodic in one or two directions
-                only, or a periodic one with a singular cell.
+            ValueError: a shape that does not fit; a structure that is periodic in one direction,
+                has a singular cell, is a slab with a net charge or too little vacuum, or does not
+                suit the solver; or arrays that do not fit into memory.
             TypeError: a dtype that does not fit.
         """
         check_inputs(positions, cell, pbc, batch, multipoles, response, external_field)
@@ -163,75 +205,96 @@ class Electrostatics(torch.nn.Module):
         with_field: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Energy [n_structures], potential and field of the permanent multipoles."""
-        n_structures, n_periodic = pbc.shape[0], _count_periodic(pbc)
-        if n_periodic == 0:
-            return open_boundary(
-                positions, batch, n_structures, multipoles, self.smearing, with_field
-            )
-        if n_periodic == n_structures:
-            return ewald(
-                positions, cell, batch, multipoles, self.smearing, self.k_cutoff, with_field
-            )
+        settings = self._settings()
+        plan = make_plan(positions, cell, pbc, batch, multipoles, settings)
+        log_plan(plan, settings)
+        sources = _Sources(positions, cell, pbc, batch, multipoles)
+        present = [kind for kind in (OPEN, DIRECT, MESH) if kind in plan.kinds]
+        if len(present) == 1:
+            return self._solve(present[0], sources, plan, settings, with_field)
         # A mixture: each kind on its own atoms, renumbered, and the parts put back in place.
-        is_periodic = pbc.all(1)
-        number = (
-            torch.where(is_periodic, is_periodic.long().cumsum(0), (~is_periodic).long().cumsum(0))
-            - 1
-        )
-        atoms_p = is_periodic[batch].nonzero().squeeze(1)
-        atoms_o = (~is_periodic[batch]).nonzero().squeeze(1)
-        parts = (
-            ewald(
-                positions[atoms_p],
-                cell[is_periodic],
-                number[batch[atoms_p]],
-                multipoles.select(atoms_p),
-                self.smearing,
-                self.k_cutoff,
-                with_field,
-            ),
-            open_boundary(
-                positions[atoms_o],
-                number[batch[atoms_o]],
-                n_structures - n_periodic,
-                multipoles.select(atoms_o),
-                self.smearing,
-                with_field,
-            ),
-        )
-        places = torch.cat([is_periodic.nonzero(), (~is_periodic).nonzero()]).squeeze(1)
-        energy = torch.cat([p[0] for p in parts])[torch.argsort(places)]
+        kinds = torch.tensor(plan.kinds, device=batch.device)
+        parts, structures, atoms = [], [], []
+        for kind in present:
+            structures.append((kinds == kind).nonzero().squeeze(1))
+            atoms.append((kinds[batch] == kind).nonzero().squeeze(1))
+            part = sources.select(structures[-1], atoms[-1])
+            parts.append(self._solve(kind, part, plan, settings, with_field))
+        energy = torch.cat([p[0] for p in parts])[torch.argsort(torch.cat(structures))]
         if not with_field:
             return energy, None, None
-        back = torch.argsort(torch.cat([atoms_p, atoms_o]))
+        back = torch.argsort(torch.cat(atoms))
         potential = torch.cat([p[1] for p in parts if p[1] is not None])[back]
         field = torch.cat([p[2] for p in parts if p[2] is not None])[back]
         return energy, potential, field
 
+    def _solve(
+        self, kind: int, sources: _Sources, plan: Plan, settings: Settings, with_field: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The same of structures that all have the same kind of solver."""
+        positions, batch, multipoles = sources.positions, sources.batch, sources.multipoles
+        n_atoms = [plan.n_atoms[n] for n in plan.of_kind(kind)]
+        if kind == OPEN:
+            n_pairs = sum(n * (n - 1) // 2 for n in n_atoms)
+            return open_boundary(
+                positions, batch, len(n_atoms), n_pairs, multipoles, self.smearing, with_field
+            )
 
-def _count_periodic(pbc: Tensor) -> int:
-    """The number of periodic structures; the one place where the engine reads pbc on the host.
+        def make_solver(sites: Tensor) -> Solver:
+            if kind == MESH:
+                return Mesh(mesh_shape(plan, settings), sites, batch)
+            packing = Packing.of(batch, len(n_atoms), max(n_atoms))
+            return PlaneWaves(plan.common_limits(kind), sites, packing)
 
-    Raises:
-        ValueError: a structure is periodic in one or two directions only.
-    """
-    every, some = pbc.all(1), pbc.any(1)
-    n_every, n_some = torch.stack([every.sum(), some.sum()]).tolist()
-    if n_some > n_every:
-        number = int((some & ~every).nonzero()[0])
-        letters = " ".join("T" if p else "F" for p in pbc[number].tolist())
-        raise ValueError(
-            f"structure {number} has pbc {letters}: only T T T (periodic) and F F F (open) "
-            "are supported. Set all three, with enough vacuum in the cell for a slab, or none"
+        energy, potential, field = reciprocal_sum(
+            positions,
+            sources.cell,
+            batch,
+            multipoles,
+            plan.common_limits(kind),
+            make_solver,
+            self.smearing,
+            self.k_cutoff,
+            with_field,
         )
-    return int(n_every)
+        if plan.has_slabs:
+            correction = slab_correction(
+                positions, sources.cell, sources.pbc, batch, multipoles, self.smearing
+            )
+            energy = energy + correction[0]
+            if potential is not None and field is not None:
+                potential, field = potential + correction[1], field + correction[2]
+        return energy, potential, field
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Some structures of a batch."""
+
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+    batch: Tensor
+    multipoles: Multipoles
+
+    def select(self, structures: Tensor, atoms: Tensor) -> _Sources:
+        """Those structures, renumbered, which these atoms are part of."""
+        number = torch.zeros_like(self.pbc[:, 0], dtype=torch.int64)
+        number[structures] = torch.arange(structures.shape[0], device=number.device)
+        return _Sources(
+            self.positions[atoms],
+            self.cell[structures],
+            self.pbc[structures],
+            number[self.batch[atoms]],
+            self.multipoles.select(atoms),
+        )
 
 
 def _field_energy(
     positions: Tensor, pbc: Tensor, batch: Tensor, multipoles: Multipoles, external_field: Tensor
 ) -> Tensor:
     """−Σ μ_i·F − Σ q_i r_i·F, the second sum for open structures only: [n_structures] eV."""
-    moment = multipoles.charge[:, None] * positions * (~pbc[batch])
+    moment = multipoles.charge[:, None] * positions * (~pbc.any(1))[batch, None]
     if multipoles.dipole is not None:
         moment = moment + multipoles.dipole
     per_atom = -(moment * external_field[batch]).sum(-1)

@@ -45,11 +45,16 @@ def born_charges(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
         [n_atoms, 3, 3], e; first index polarization, second displacement.
 
     Raises:
-        InputError: a mixture of open and periodic structures; a periodic structure with induced
-            charges, whose polarization is not local; or a backbone whose messages cannot be
-            followed.
+        InputError: a mixture of open and periodic structures; a slab; a periodic structure with
+            induced charges, whose polarization is not local; or a backbone whose messages cannot
+            be followed.
     """
-    periodic = data["pbc"].view(-1, 3).all(-1)
+    pbc = data["pbc"].view(-1, 3)
+    periodic = pbc.all(-1)
+    if bool((pbc.any(-1) & ~periodic).any()):
+        raise InputError(
+            "born_charges of a slab are not available in this version; set pbc to T T T"
+        )
     if not bool(periodic.any()):
         return _derivative_of_dipole(model, data)
     if not bool(periodic.all()):

@@ -11,14 +11,10 @@ from mace.modules import ScaleShiftMACE
 from mace.modules.utils import get_edge_vectors_and_lengths, get_outputs
 from torch import Tensor
 
-from mace_polmp.electrostatics import (
-    Electrostatics,
-    ElectrostaticsResult,
-    Multipoles,
-    ResponseCoefficients,
-)
+from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
 from mace_polmp.modules.observables import (
     atomic_dipoles,
+    neutral_slabs,
     polarizability_tensors,
     total_dipole,
     total_polarizability,
@@ -96,11 +92,7 @@ class MultipoleMACE(ScaleShiftMACE):
     def _add_long_range(self, options: LongRangeOptions, initial_scale: float) -> None:
         self.format_version = FORMAT_VERSION
         self.long_range_options = options
-        self.electrostatics = Electrostatics(
-            smearing=options.smearing,
-            kspace_spacing=options.kspace_spacing,
-            solver=options.long_range_solver,
-        )
+        self.electrostatics = options.make_engine()
         self.multipole_readouts = MultipoleReadouts(
             layer_irreps=[o3.Irreps(str(p.linear.irreps_out)) for p in self.products],
             options=options,
@@ -208,12 +200,19 @@ class MultipoleMACE(ScaleShiftMACE):
     def long_range(
         self, data: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients, ElectrostaticsResult]:
-        """read_multipoles and their electrostatics, at the positions and cell in data."""
+        """read_multipoles and their electrostatics, at the positions and cell in data.
+
+        The charges of a slab are shifted by one number so that they sum to zero: the energy of a
+        charged slab is not defined, and nothing in the model makes latent charges neutral. (In a
+        fully periodic cell the uniform background does the same.)
+        """
         short, multipoles, response = self.read_multipoles(data)
+        pbc = data["pbc"].view(-1, 3)
+        multipoles = neutral_slabs(multipoles, pbc, data["batch"])
         result = self.electrostatics(
             data["positions"],
             data["cell"].view(-1, 3, 3),
-            data["pbc"].view(-1, 3),
+            pbc,
             data["batch"],
             multipoles,
             response=response,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -45,3 +47,18 @@ def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: T
 def total_polarizability(atomic: Tensor, batch: Tensor, n_structures: int) -> Tensor:
     """Σ_i α_i, [n_structures, 3, 3], e² Å²/eV: what one-step response gives to a uniform field."""
     return atomic.new_zeros(n_structures, 3, 3).index_add(0, batch, atomic)
+
+
+def neutral_slabs(multipoles: Multipoles, pbc: Tensor, batch: Tensor) -> Multipoles:
+    """Shift the charges of each slab by the same number, so that they sum to zero.
+
+    Args:
+        multipoles: of n_atoms atoms.
+        pbc: [n_structures, 3] bool; a slab has two of three.
+        batch: [n_atoms] int64.
+    """
+    charge = multipoles.charge
+    counts = torch.bincount(batch, minlength=pbc.shape[0]).clamp(min=1)
+    mean = charge.new_zeros(pbc.shape[0]).index_add(0, batch, charge) / counts
+    shift = torch.where(pbc.sum(1) == 2, mean, 0.0)[batch]
+    return replace(multipoles, charge=charge - shift)

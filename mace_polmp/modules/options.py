@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mace_polmp.electrostatics.engine import SOLVERS
+from mace_polmp.electrostatics.engine import SOLVERS, Electrostatics
+from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
 from mace_polmp.errors import InputError
 
 
@@ -17,8 +18,10 @@ def _option(
     help: str,
     parse: Callable[[str], Any] | None = None,
     choices: tuple[Any, ...] | None = None,
+    kind: str = "length in Å",
 ) -> Any:
-    return field(default=default, metadata={"help": help, "type": parse, "choices": choices})
+    metadata = {"help": help, "type": parse, "choices": choices, "kind": kind}
+    return field(default=default, metadata=metadata)
 
 
 def _is_positive(value: Any) -> bool:
@@ -55,9 +58,15 @@ class LongRangeOptions:
     )
     long_range_solver: str = _option(
         "auto",
-        "solver of periodic structures (mesh: not in this version)",
+        "solver of periodic structures: direct sum, particle mesh, or what is faster",
         str,
         SOLVERS,
+    )
+    mesh_accuracy: float = _option(
+        DEFAULT_ACCURACY,
+        "relative force error of the particle mesh on random multipoles",
+        float,
+        kind="number",
     )
 
     def __post_init__(self) -> None:
@@ -73,13 +82,22 @@ class LongRangeOptions:
                     f"did you mean {near[0]}?"
                 )
             if f.metadata["type"] is float and not _is_positive(value):
-                raise InputError(f"{f.name} must be a positive length in Å, got {value!r}")
+                raise InputError(f"{f.name} must be a positive {f.metadata['kind']}, got {value!r}")
             if f.metadata["type"] is None and not isinstance(value, bool):
                 raise InputError(f"{f.name} must be true or false, got {value!r}")
-        if self.long_range_solver == "mesh":
-            raise InputError(
-                "long_range_solver mesh is not available in this version: use auto or ewald"
-            )
+        try:
+            window_width(self.mesh_accuracy)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def make_engine(self) -> Electrostatics:
+        """The electrostatics with these settings."""
+        return Electrostatics(
+            smearing=self.smearing,
+            kspace_spacing=self.kspace_spacing,
+            solver=self.long_range_solver,
+            mesh_accuracy=self.mesh_accuracy,
+        )
 
     @property
     def induces_charges(self) -> bool:

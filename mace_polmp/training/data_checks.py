@@ -13,17 +13,19 @@ from mace.modules import ScaleShiftMACE
 from mace.tools.run_train_utils import normalize_file_paths
 from mace.tools.scripts_utils import check_path_ase_read
 
+from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.errors import InputError
-from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.modules.io import load_any
 from mace_polmp.structures import check_structure, read_structures
 
 
-def check_training_data(args: argparse.Namespace) -> set[int]:
+def check_training_data(args: argparse.Namespace, options: LongRangeOptions) -> set[int]:
     """Refuse structure files that a training cannot use. HDF5 and LMDB data are not read here.
 
     Args:
         args: upstream's training arguments.
+        options: settings of the head.
 
     Returns:
         The atomic numbers of training and validation data, as far as they were read.
@@ -32,6 +34,7 @@ def check_training_data(args: argparse.Namespace) -> set[int]:
         InputError: a missing or empty file, a structure that cannot be evaluated, missing labels,
             or a test file with elements that training and validation data lack.
     """
+    engine = options.make_engine()
     elements: set[int] = set()
     if args.atomic_numbers is not None:
         elements.update(ast.literal_eval(args.atomic_numbers))
@@ -41,7 +44,7 @@ def check_training_data(args: argparse.Namespace) -> set[int]:
             raise InputError("--train_file is missing; give the file with the training structures")
         for kind in ("train_file", "valid_file", "test_file"):
             for path in normalize_file_paths(settings[kind] or []):
-                frames = _check_file(path, settings)
+                frames = _check_file(path, settings, engine)
                 found = {int(z) for atoms in frames for z in atoms.numbers}
                 if kind == "train_file" and frames:
                     _check_atomic_energies(args, path, frames)
@@ -123,7 +126,7 @@ def _check_atomic_energies(args: argparse.Namespace, path: str, frames: list[Ato
         )
 
 
-def _check_file(path: str, settings: dict) -> list[Atoms]:
+def _check_file(path: str, settings: dict, engine: Electrostatics) -> list[Atoms]:
     """Check a file; returns its frames, none for HDF5 and LMDB."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
@@ -133,7 +136,7 @@ def _check_file(path: str, settings: dict) -> list[Atoms]:
     frames = read_structures(path)
     for number, atoms in enumerate(frames):
         where = f"{path}: frame {number}"
-        check_structure(atoms, where)
+        check_structure(atoms, where, engine=engine)
         for label in _missing_labels(atoms, settings, where):
             missing.setdefault(label, []).append(number)
     if missing:

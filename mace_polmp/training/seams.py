@@ -19,6 +19,7 @@ import torch
 from mace.cli import eval_configs as upstream_eval
 from mace.cli import run_train as upstream_train
 from mace.cli import visualise_train as upstream_plots
+from mace.data import atomic_data as upstream_data
 from torch.nn.parallel import DistributedDataParallel
 
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
@@ -32,6 +33,7 @@ _REPLACED = {
     upstream_train: ("configure_model", "get_params_options", "create_error_table", "run"),
     upstream_plots: ("filter_nonzero_weight",),
     upstream_eval: ("get_model_output", "parse_args", "run"),
+    upstream_data: ("get_neighborhood",),
 }
 
 
@@ -60,6 +62,24 @@ def _replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
     finally:
         for name, function in originals.items():
             setattr(module, name, function)
+
+
+@contextmanager
+def _cells_of_slabs() -> Iterator[None]:
+    """Keep the cells of slabs, which upstream makes much longer where they are not periodic."""
+    get_neighborhood = upstream_data.get_neighborhood
+
+    def keep_cell(
+        positions: Any, cutoff: float, pbc: Any = None, cell: Any = None, **named: Any
+    ) -> tuple[Any, Any, Any, Any]:
+        given = None if cell is None else cell.copy()
+        found = get_neighborhood(positions, cutoff, pbc, cell, **named)
+        if given is None or pbc is None or sum(pbc) != 2:
+            return found
+        return (*found[:3], given)
+
+    with _replaced(upstream_data, get_neighborhood=keep_cell):
+        yield
 
 
 def extend_parser(parser: argparse.ArgumentParser, model_name: str) -> None:
@@ -159,6 +179,7 @@ def train(
             create_error_table=error_table,
         ),
         _replaced(upstream_plots, filter_nonzero_weight=filter_by_weight),
+        _cells_of_slabs(),
     ):
         upstream_train.run(args)
 
@@ -182,7 +203,7 @@ def parse_eval_args() -> argparse.Namespace:
 def evaluate(
     args: argparse.Namespace, on_output: Callable[[dict[str, Any], dict[str, Any]], None]
 ) -> None:
-    """Run upstream's mace_eval_configs.
+    """Run upstream's mace_eval_configs on a MultipoleMACE.
 
     Args:
         args: upstream's arguments.
@@ -196,5 +217,10 @@ def evaluate(
         on_output(batch, output)
         return output
 
-    with _replaced(upstream_eval, get_model_output=recording):
+    with _replaced(upstream_eval, get_model_output=recording), _cells_of_slabs():
         upstream_eval.run(args)
+
+
+def evaluate_unchanged(args: argparse.Namespace) -> None:
+    """Run upstream's mace_eval_configs as it is."""
+    upstream_eval.run(args)

@@ -9,7 +9,7 @@ from ase.md.verlet import VelocityVerlet
 from mace_polmp.calculators import MultipoleMACECalculator
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions
-from tests.helpers import evaluate, random_model, rock_salt, salty_water
+from tests.helpers import evaluate, random_model, rock_salt, salty_water, wet_slab
 
 FULL = LongRangeOptions(polarizability="anisotropic")
 
@@ -145,6 +145,28 @@ def test_nve_conserves_energy(model_file, periodic):
     assert drifts[1] < 0.35 * drifts[0]
 
 
+def test_molecular_dynamics_of_a_slab(model_file):
+    """The slab keeps its cell, its energy and, in the plane, its momentum."""
+    atoms = wet_slab()
+    atoms.calc = MultipoleMACECalculator(model_file, default_dtype="float64")
+    out = evaluate(random_model(FULL), atoms, compute_stress=True)
+    assert atoms.get_potential_energy() == pytest.approx(out["energy"].item(), abs=1e-9)
+    stress = out["stress"][0].detach().numpy()
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, atol=1e-9)
+    fluctuations = []
+    for step in (0.5, 0.25):
+        atoms = wet_slab()
+        atoms.calc = MultipoleMACECalculator(model_file, default_dtype="float64")
+        energies = []
+        dynamics = VelocityVerlet(atoms, step * units.fs)
+        for _ in range(10):
+            dynamics.run(round(1 / step))
+            energies.append(atoms.get_total_energy())
+        fluctuations.append(np.ptp(energies))
+    assert fluctuations[1] < 0.35 * fluctuations[0]
+    np.testing.assert_allclose(atoms.get_momenta().sum(0), 0, atol=1e-9)
+
+
 def test_bad_structures_are_refused(model_file):
     calc = MultipoleMACECalculator(model_file, default_dtype="float64")
     good = salty_water()
@@ -164,10 +186,15 @@ def test_bad_structures_are_refused(model_file):
     refused(across, "atoms 0 and 1 are closer")
     singular = good.copy()
     singular.pbc = True
-    refused(singular, "pbc T T T with a singular cell")
+    refused(singular, "atoms: has pbc T T T and a singular cell")
     slab = rock_salt()
     slab.pbc = [True, True, False]
-    refused(slab, "pbc T T F is not supported")
+    refused(slab, "leaves 2.8 Å of vacuum, and 7.0 Å are needed")
+    wire = rock_salt()
+    wire.pbc = [True, False, False]
+    refused(wire, "pbc T F F: a single periodic direction is not supported")
+    with pytest.raises(InputError, match="born_charges of a slab"):
+        calc.get_property("born_charges", wet_slab())
     calc.external_field = [0, 0, 0.1]
     refused(rock_salt(), "external_field on a periodic structure")
 

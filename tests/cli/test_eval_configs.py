@@ -10,7 +10,14 @@ from mace.modules import ScaleShiftMACE
 
 from mace_polmp.cli.eval_configs import main
 from tests.cli.runs import run_module, write_data
-from tests.helpers import backbone_settings, evaluate, random_model, rock_salt, salty_water
+from tests.helpers import (
+    backbone_settings,
+    evaluate,
+    random_model,
+    rock_salt,
+    salty_water,
+    wet_slab,
+)
 
 pytestmark = pytest.mark.usefixtures("clean_state")
 
@@ -23,7 +30,7 @@ def run(monkeypatch, *arguments):
 @pytest.fixture
 def files(tmp_path):
     torch.save(random_model(), tmp_path / "m.model")
-    frames = [salty_water(), rock_salt("triclinic"), salty_water()]
+    frames = [salty_water(), rock_salt("triclinic"), wet_slab()]
     return (
         tmp_path / "m.model",
         write_data(tmp_path, frames, "in.xyz"),

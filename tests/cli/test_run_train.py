@@ -210,6 +210,18 @@ def test_several_training_files(tmp_path):
     assert "train=8, valid=4" in log_of(tmp_path)
 
 
+def test_slabs_and_other_boundaries_together(tmp_path):
+    """Frames of all three kinds in one file, with stress where there is one."""
+    slabs = periodic_frames(4)
+    for atoms in slabs:
+        atoms.set_cell([*atoms.cell.lengths()[:2], 16.0])
+        atoms.pbc = [True, True, False]
+    frames = [*slabs, *periodic_frames(4), *open_frames(4)]
+    data = write_data(tmp_path, frames)
+    model = train(tmp_path, train_file=data, loss="universal", batch_size=8)
+    assert isinstance(model, MultipoleMACE)
+
+
 def test_hdf5_data(tmp_path, monkeypatch):
     from mace.cli import preprocess_data
 
@@ -292,10 +304,10 @@ BAD_DATA = {
     "energy NaN": (spoilt(energy=float("nan")), "frame 1: the energy 'REF_energy' is nan"),
     "position NaN": (spoilt(position=np.nan), "frame 1: positions hold NaN"),
     "coincident": (spoilt(coincident=True), "frame 1: atoms 0 and 1 are closer"),
-    "singular": (spoilt(pbc=True), "frame 1: pbc T T T with a singular cell"),
+    "singular": (spoilt(pbc=True), "frame 1: has pbc T T T and a singular cell"),
     "partial": (
         spoilt(pbc=[True, True, False], cell=9 * np.eye(3)),
-        "frame 1: pbc T T F is not supported",
+        "frame 1: has pbc T T F, and its atoms extend over",
     ),
 }
 
@@ -333,7 +345,8 @@ def test_bad_files_and_flags(tmp_path, capsys):
         (dict(train_file=data, multipole_lmax=3), "multipole_lmax must be one of 0, 1, 2, got 3"),
         (dict(train_file=data, induced="dipoles"), "got 'dipoles'; did you mean dipole?"),
         (dict(train_file=data, E0s=None), "has no isolated atoms to take atomic energies from"),
-        (dict(train_file=data, long_range_solver="mesh"), "mesh is not available in this version"),
+        (dict(train_file=data, long_range_solver="mesh"), "a mesh needs a periodic cell"),
+        (dict(train_file=data, mesh_accuracy=1e-20), "mesh_accuracy must be at least"),
         (dict(train_file=data, enable_cueq="True"), "--enable_cueq does not work"),
         (dict(train_file=data, model="MACE", multipole_lmax=1), "--multipole_lmax needs --model"),
     ]
@@ -358,4 +371,5 @@ def test_isolated_atoms_and_frames_without_weight_need_no_forces(tmp_path):
     write(data, [*frames, atom], format="extxyz")
     from mace_polmp.training.data_checks import check_training_data
 
-    check_training_data(build_parser().parse_args(flags(tmp_path, train_file=data)))
+    args = build_parser().parse_args(flags(tmp_path, train_file=data))
+    check_training_data(args, LongRangeOptions())

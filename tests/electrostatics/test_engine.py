@@ -351,15 +351,15 @@ def test_refusals_name_argument_and_remedy():
     refused(TypeError, "pbc must be torch.bool", pbc=off.long())
     refused(TypeError, "batch must be torch.int64", batch=batch.int())
     refused(TypeError, "charge must have the dtype", multipoles=cast(multipoles, torch.float32))
-    partial = torch.tensor([[True, True, False]])
-    refused(ValueError, "structure 0 has pbc T T F: only T T T", pbc=partial)
+    wire = torch.tensor([[False, True, False]])
+    refused(ValueError, "structure 0 has pbc F T F: a single periodic direction", pbc=wire)
     on = torch.ones(1, 3, dtype=torch.bool)
-    refused(ValueError, "a periodic structure has a singular cell", pbc=on)
+    refused(ValueError, "structure 0 has pbc T T T and a singular cell", pbc=on)
     for settings, message in (
         (dict(smearing=0.0), "smearing must be a positive length"),
         (dict(kspace_spacing=math.nan), "kspace_spacing must be a positive length"),
         (dict(solver="pppm"), "solver must be one of auto, ewald, mesh"),
-        (dict(solver="mesh"), "not available in this version"),
+        (dict(mesh_accuracy=1e-12), "mesh_accuracy must be at least"),
     ):
         with pytest.raises(ValueError, match=message):
             Electrostatics(**settings)

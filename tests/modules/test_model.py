@@ -16,6 +16,7 @@ from tests.helpers import (
     rattled,
     rock_salt,
     salty_water,
+    wet_slab,
 )
 
 BACKBONES = {
@@ -237,7 +238,48 @@ def test_what_a_long_range_energy_does_not_have_is_refused():
     for flag in ("compute_edge_forces", "compute_atomic_stresses", "lammps_mliap"):
         with pytest.raises(NotImplementedError, match="not a sum over edges"):
             evaluate(model, salty_water(), **{flag: True})
-    slab = salty_water(periodic=True)
-    slab.pbc = [True, True, False]
-    with pytest.raises(ValueError, match="pbc T T F"):
-        evaluate(model, slab)
+    wire = salty_water(periodic=True)
+    wire.pbc = [True, False, False]
+    with pytest.raises(ValueError, match="pbc T F F"):
+        evaluate(model, wire)
+
+
+def test_slabs():
+    """Exact forces and stress, neutral charges, and no dependence on the vacuum."""
+    options = LongRangeOptions(kspace_spacing=1.2)
+    model, atoms = random_model(options), wet_slab()
+    out = evaluate(model, atoms, compute_stress=True)
+    indices = [(0, 0), (1, 2), (4, 2), (7, 1)]
+    np.testing.assert_allclose(
+        [out["forces"][i].item() for i in indices],
+        numerical_forces(model, atoms, indices),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(out["stress"][0].detach(), numerical_stress(model, atoms), atol=1e-7)
+    assert abs((out["charges"] - out["induced_charges"]).sum().item()) < 1e-10
+
+    higher = evaluate(model, wet_slab(vacuum=40.0), compute_stress=True)
+    scale = out["long_range_energy"].abs().item()
+    assert scale > 0.1
+    assert abs(higher["energy"].item() - out["energy"].item()) < 1e-4 * scale
+    assert (higher["forces"] - out["forces"]).norm() < 1e-4 * out["forces"].norm()
+    # In the plane; the volume counts the vacuum, as ASE's stress does.
+    a, b = (
+        o["stress"][0, :2, :2] * s.get_volume()
+        for o, s in ((out, atoms), (higher, wet_slab(vacuum=40.0)))
+    )
+    assert (a - b).norm() < 1e-4 * a.norm()
+
+
+def test_slabs_among_other_structures():
+    structures = [salty_water(), wet_slab(), rock_salt("triclinic")]
+    model = random_model()
+    together = evaluate(model, *structures)
+    first = 0
+    for number, atoms in enumerate(structures):
+        alone = evaluate(model, atoms)
+        last = first + len(atoms)
+        torch.testing.assert_close(together["energy"][number], alone["energy"][0])
+        torch.testing.assert_close(together["charges"][first:last], alone["charges"])
+        torch.testing.assert_close(together["forces"][first:last], alone["forces"])
+        first = last

@@ -16,7 +16,8 @@ from mace_polmp.modules import LongRangeOptions
         (dict(smearing=0.0), "smearing must be a positive length in Å, got 0.0"),
         (dict(kspace_spacing=float("nan")), "kspace_spacing must be a positive length"),
         (dict(conserve_charge="yes"), "conserve_charge must be true or false"),
-        (dict(long_range_solver="mesh"), "use auto or ewald"),
+        (dict(mesh_accuracy=0.0), "mesh_accuracy must be a positive number"),
+        (dict(mesh_accuracy=1e-12), "mesh_accuracy must be at least"),
     ],
 )
 def test_refusals(settings, message):

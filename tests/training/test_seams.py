@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 from mace.cli import run_train as upstream
 
@@ -22,3 +23,25 @@ def test_replaced_functions_come_back_after_an_error():
         assert upstream.configure_model is print
         raise RuntimeError
     assert upstream.configure_model is original
+
+
+def test_slabs_keep_their_cells_during_a_run():
+    """Upstream's cell of a slab is hundreds of Å high; those of other structures it keeps."""
+    from mace import data, tools
+    from mace.data import atomic_data
+
+    from tests.helpers import rock_salt, salty_water, wet_slab
+
+    def cell(atoms):
+        table = tools.AtomicNumberTable([1, 8, 11, 17])
+        config = data.config_from_atoms(atoms)
+        return data.AtomicData.from_config(config, z_table=table, cutoff=4.0).cell.numpy()
+
+    original = atomic_data.get_neighborhood
+    assert cell(wet_slab())[2, 2] > 50
+    outside = [cell(atoms) for atoms in (rock_salt(), salty_water())]
+    with seams._cells_of_slabs():
+        np.testing.assert_allclose(cell(wet_slab()), wet_slab().cell.array, rtol=1e-6)
+        for before, atoms in zip(outside, (rock_salt(), salty_water()), strict=True):
+            np.testing.assert_array_equal(cell(atoms), before)
+    assert atomic_data.get_neighborhood is original

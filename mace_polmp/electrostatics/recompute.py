@@ -1,0 +1,65 @@
+"""Functions that are evaluated anew in the backward pass instead of keeping what they computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class _Transposed:
+    """The vector-Jacobian product of a function, as a function of its inputs and the cotangents."""
+
+    function: Function
+    n_inputs: int
+    needed: tuple[bool, ...]
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        keep_graph = torch.is_grad_enabled()
+        inputs, cotangents = tensors[: self.n_inputs], tensors[self.n_inputs :]
+        with torch.enable_grad():
+            leaves = [
+                x if keep_graph and x.requires_grad else x.detach().requires_grad_(needed)
+                for x, needed in zip(inputs, self.needed, strict=True)
+            ]
+            outputs = self.function(*leaves)
+            wanted = [x for x, needed in zip(leaves, self.needed, strict=True) if needed]
+            return torch.autograd.grad(
+                outputs, wanted, cotangents, create_graph=keep_graph, materialize_grads=True
+            )
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        needed = tuple(ctx.needs_input_grad[1:])
+        transposed = _Transposed(ctx.function, len(inputs), needed)
+        found = iter(recomputed(transposed, *inputs, *cotangents))
+        return (None, *(next(found) if n else None for n in needed))
+
+
+def recomputed(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """function(*inputs), whose intermediate results do not outlive the call.
+
+    The backward pass evaluates the function again. It is itself such a function, so that this
+    holds for derivatives of any order. (torch.utils.checkpoint does so for the first only.)
+
+    Args:
+        function: of tensors to a tuple of tensors, without side effects.
+        inputs: what it is differentiable in.
+    """
+    out: tuple[Tensor, ...] = _Recomputed.apply(function, *inputs)  # type: ignore[no-untyped-call]
+    return out
