@@ -26,6 +26,7 @@ setup(
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "mypy>=1.10"],
         "data": ["tblite>=0.4"],
+        "benchmarks": ["torch-pme>=0.5"],
     },
     entry_points={
         "console_scripts": [

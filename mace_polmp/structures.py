@@ -44,6 +44,39 @@ def read_structures(path: str | Path) -> list[Atoms]:
     return list(frames)
 
 
+def as_slab(atoms: Atoms, axis: int = 2) -> Atoms:
+    """A slab from a fully periodic structure with vacuum: not periodic along one axis.
+
+    Atoms are moved by whole lattice vectors along the axis, so that the widest gap between them
+    becomes the end of the cell: those that left through the vacuum or lie on its other side come
+    back.
+
+    Args:
+        atoms: periodic along the axis, with a regular cell.
+        axis: 0, 1 or 2.
+
+    Returns:
+        A copy with pbc False along the axis.
+
+    Raises:
+        InputError: no such axis, or a singular cell.
+    """
+    if axis not in (0, 1, 2):
+        raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
+    if abs(np.linalg.det(atoms.cell.array)) < 1e-6:
+        raise InputError("atoms: the cell is singular; give three independent lattice vectors")
+    slab = atoms.copy()
+    fraction = slab.cell.scaled_positions(slab.positions)
+    along = np.sort(fraction[:, axis] % 1.0)
+    gaps = np.diff(np.append(along, along[0] + 1.0))
+    widest = int(gaps.argmax())
+    start = along[widest] + 0.5 * gaps[widest]
+    fraction[:, axis] = (fraction[:, axis] - start) % 1.0
+    slab.positions = slab.cell.cartesian_positions(fraction)
+    slab.pbc[axis] = False
+    return slab
+
+
 def check_structure(
     atoms: Atoms,
     where: str,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.kernels import smeared_kernels
 from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.electrostatics.recompute import recomputed
 
 # Pairs whose intermediate results are in memory at one time.
@@ -44,7 +45,7 @@ class _Pairs:
     @classmethod
     def of(cls, batch: Tensor, n_structures: int) -> _Pairs:
         order = torch.argsort(batch, stable=True)
-        ends = torch.cumsum(torch.bincount(batch, minlength=n_structures), 0)
+        ends = torch.cumsum(count_atoms(batch, n_structures), 0)
         partners = ends[batch[order]] - torch.arange(1, batch.shape[0] + 1, device=batch.device)
         return cls(order, torch.cumsum(partners, 0) - partners)
 

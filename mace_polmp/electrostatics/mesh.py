@@ -4,7 +4,7 @@ Every atom's moments are spread over the w × w × w mesh points around it with 
 one window function, a fast Fourier transform follows, and the window is divided out; potentials
 return the same way. The window is the generalized Kaiser–Bessel function of order two (Lewitt,
 J. Opt. Soc. Am. A 7, 1834 (1990)), which vanishes at its edges with its first derivative. On
-random multipoles it is three (w = 7) to twenty (w = 10) times more accurate than the derivative
+random multipoles it is three (w = 7) to thirty (w = 10) times more accurate than the derivative
 B-splines of smooth particle mesh Ewald (Essmann et al., J. Chem. Phys. 103, 8577 (1995)) of the
 same width, see scripts/benchmarks/RESULTS.md.
 """

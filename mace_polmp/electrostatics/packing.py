@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 
+def count_atoms(batch: Tensor, n_structures: int) -> Tensor:
+    """Atoms of each structure, [n_structures] int64. (On a GPU torch.bincount waits for it.)"""
+    counts = torch.zeros(n_structures, dtype=batch.dtype, device=batch.device)
+    return counts.index_add(0, batch, torch.ones_like(batch))
+
+
 @dataclass(frozen=True)
 class Packing:
     """Where the atoms of a batch lie in a table [n_structures, n_largest]."""
@@ -27,7 +33,7 @@ class Packing:
         """
         if n_structures == 1:
             return cls(None, 1, batch.shape[0])
-        counts = torch.bincount(batch, minlength=n_structures)
+        counts = count_atoms(batch, n_structures)
         order = torch.argsort(batch, stable=True)
         starts = torch.cumsum(counts, 0) - counts
         rank = torch.empty_like(batch)

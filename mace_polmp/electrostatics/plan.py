@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.mesh import MeshShape, bandwidth, mesh_size
 from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.electrostatics.reciprocal import wave_vector_limits
 from mace_polmp.electrostatics.slab import required_vacuum, slab_geometry
 
@@ -83,7 +84,7 @@ def make_plan(
         ValueError: a structure that is periodic in one direction, has a singular cell, is a slab
             with a net charge or too little vacuum, or does not suit the solver asked for.
     """
-    counts = torch.bincount(batch, minlength=pbc.shape[0])
+    counts = count_atoms(batch, pbc.shape[0])
     flags = torch.cat([pbc.long(), counts[:, None]], dim=1).tolist()
     n_atoms = [f[3] for f in flags]
     n_periodic = [sum(f[:3]) for f in flags]
@@ -155,12 +156,12 @@ def direct_cost(n_atoms: int, limits: Limits) -> float:
     (scripts/benchmarks/solvers.py); only their ratio matters.
     """
     n12, n123 = _wave_vectors(limits)
-    return 2.1 + 4.8e-5 * n_atoms * n12 + 5.2e-7 * n_atoms * n123
+    return 2.1 + 2.5e-5 * n_atoms * n12 + 3.1e-7 * n_atoms * n123 + 1e-5 * n123
 
 
 def mesh_cost(n_atoms: int, limits: Limits, width: int) -> float:
     """Time of the mesh for the same, ms; its number of points is in proportion to n_1 n_2 n_3."""
-    return 2.7 + 1.7e-4 * n_atoms * width**2 + 1.3e-4 * _wave_vectors(limits)[1]
+    return 2.6 + 7.6e-6 * n_atoms * width**3 + 7.3e-5 * _wave_vectors(limits)[1]
 
 
 def mesh_shape(plan: Plan, settings: Settings) -> MeshShape:

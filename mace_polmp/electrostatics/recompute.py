@@ -55,7 +55,8 @@ def recomputed(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
     """function(*inputs), whose intermediate results do not outlive the call.
 
     The backward pass evaluates the function again. It is itself such a function, so that this
-    holds for derivatives of any order. (torch.utils.checkpoint does so for the first only.)
+    holds for derivatives of any order. (torch.utils.checkpoint keeps the intermediate results of a
+    backward pass that is to be differentiated itself.)
 
     Args:
         function: of tensors to a tuple of tensors, without side effects.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.units import EPS0
 
 VACUUM_OVER_PERIOD = 1.25
@@ -93,7 +94,7 @@ def slab_correction(
     normals = normal[batch]
     z = (positions * normals).sum(-1)
     # The energy does not depend on the origin, but its rounding errors do.
-    counts = torch.bincount(batch, minlength=n_structures).clamp(min=1)
+    counts = count_atoms(batch, n_structures).clamp(min=1)
     origin = z.new_zeros(n_structures).index_add(0, batch, z.detach()) / counts
     z = z - origin[batch]
     first, second = multipoles.charge * z, multipoles.charge * z * z

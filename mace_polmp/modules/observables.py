@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.packing import count_atoms
 
 
 def atomic_dipoles(multipoles: Multipoles, result: ElectrostaticsResult) -> Tensor:
@@ -58,7 +59,7 @@ def neutral_slabs(multipoles: Multipoles, pbc: Tensor, batch: Tensor) -> Multipo
         batch: [n_atoms] int64.
     """
     charge = multipoles.charge
-    counts = torch.bincount(batch, minlength=pbc.shape[0]).clamp(min=1)
+    counts = count_atoms(batch, pbc.shape[0]).clamp(min=1)
     mean = charge.new_zeros(pbc.shape[0]).index_add(0, batch, charge) / counts
     shift = torch.where(pbc.sum(1) == 2, mean, 0.0)[batch]
     return replace(multipoles, charge=charge - shift)

@@ -1,0 +1,105 @@
+"""Total energy of NVE dynamics with the direct sum and with the mesh, from the same start.
+
+    python scripts/benchmarks/nve.py --model water.model --structure water.xyz
+
+With --slab a fully periodic structure with vacuum is made a slab first: pbc T T F, all atoms on one
+side of the vacuum. Prints drift and fluctuation, writes energies as CSV and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms, units
+from ase.md.verlet import VelocityVerlet
+from common import machine, report
+from tqdm import tqdm
+
+from mace_polmp.calculators import MultipoleMACECalculator
+from mace_polmp.electrostatics import Electrostatics
+from mace_polmp.structures import as_slab
+
+
+def run(atoms: Atoms, calc: MultipoleMACECalculator, args: argparse.Namespace) -> np.ndarray:
+    """Total energies [n], eV, every args.every steps."""
+    atoms = atoms.copy()
+    atoms.calc = calc
+    random = np.random.default_rng(0)
+    spread = np.sqrt(atoms.get_masses() * units.kB * args.temperature)[:, None]
+    momenta = spread * random.normal(size=(len(atoms), 3))
+    atoms.set_momenta(momenta - momenta.mean(0))
+    dynamics = VelocityVerlet(atoms, args.timestep * units.fs)
+    energies = [atoms.get_total_energy()]
+    for _ in tqdm(range(args.steps // args.every), unit="sample"):
+        dynamics.run(args.every)
+        energies.append(atoms.get_total_energy())
+    return np.array(energies)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--structure", type=Path, required=True)
+    parser.add_argument("--slab", action="store_true", help="make it a slab, pbc T T F")
+    parser.add_argument("--solvers", nargs="+", default=["ewald", "mesh"])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=2)
+    parser.add_argument("--timestep", type=float, default=0.5, help="fs")
+    parser.add_argument("--temperature", type=float, default=300.0, help="K")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float64")
+    parser.add_argument("--output", type=Path, default=Path("benchmark_results"))
+    args = parser.parse_args()
+    atoms = ase.io.read(args.structure)
+    if args.slab:
+        atoms = as_slab(atoms)
+    calc = MultipoleMACECalculator(args.model, device=args.device, default_dtype=args.dtype)
+    time = np.arange(args.steps // args.every + 1) * args.every * args.timestep * 1e-3  # ps
+    rows: list[dict[str, Any]] = []
+    energies = {}
+    for solver in args.solvers:
+        old = calc.models[0].electrostatics
+        calc.models[0].electrostatics = Electrostatics(
+            old.smearing, old.kspace_spacing, solver, old.mesh_accuracy
+        )
+        energies[solver] = run(atoms, calc, args)
+        per_atom = 1e3 * (energies[solver] - energies[solver][0]) / len(atoms)
+        slope, offset = np.polyfit(time, per_atom, 1)
+        rows.append(
+            {
+                "solver": solver,
+                "drift / meV/atom/ps": float(slope),
+                "fluctuation / meV/atom": float(np.std(per_atom - slope * time - offset)),
+                "start / eV": float(energies[solver][0]),
+            }
+        )
+    print(f"{machine(args.device)}; {len(atoms)} atoms, {time[-1]:.2f} ps at {args.timestep} fs")
+    name = f"nve_{'slab_' if args.slab else ''}{len(atoms)}"
+    report(rows, args.output, name)
+    _plot(time, energies, len(atoms), args.output / f"{name}.png")
+
+
+def _plot(time: np.ndarray, energies: dict[str, np.ndarray], n_atoms: int, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for number, (solver, values) in enumerate(energies.items()):
+        style = "-" if number == 0 else "--"
+        axes.plot(time, 1e3 * (values - values[0]) / n_atoms, style, label=solver)
+    axes.set_xlabel("time / ps")
+    axes.set_ylabel("total energy − start / (meV/atom)")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

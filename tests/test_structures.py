@@ -1,0 +1,38 @@
+"""Structures that can be evaluated, and those that are refused."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from mace_polmp.errors import InputError
+from mace_polmp.structures import as_slab, check_structure
+from tests.helpers import rock_salt
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slab_from_a_periodic_structure(axis):
+    """Atoms that left through the vacuum or lie on its other side come back to the slab."""
+    reference = rock_salt("triclinic")
+    cell = reference.cell.array.copy()
+    cell[axis] *= 6.0
+    reference.set_cell(cell)
+    atoms = reference.copy()
+    atoms.positions += 0.95 * cell[axis]  # across the boundary
+    atoms.positions[1] += 2 * cell[axis]
+    atoms.positions[3] -= cell[axis]
+    slab = as_slab(atoms, axis)
+    assert slab.pbc.tolist() == [n != axis for n in range(3)]
+    shape = slab.positions - slab.positions[0]
+    np.testing.assert_allclose(shape, reference.positions - reference.positions[0], atol=1e-9)
+    check_structure(slab, "slab")
+    assert atoms.pbc.all()
+
+
+def test_refusals():
+    atoms = rock_salt()
+    with pytest.raises(InputError, match="axis must be 0, 1 or 2, got 3"):
+        as_slab(atoms, axis=3)
+    with pytest.raises(InputError, match="the cell is singular"):
+        as_slab(Atoms("Na", pbc=True))
+    with pytest.raises(InputError, match="frame 7: has pbc T T F, and its atoms extend over"):
+        check_structure(as_slab(atoms), "frame 7")
