@@ -181,18 +181,21 @@ class Mesh:
 
     def __init__(self, shape: MeshShape, sites: Tensor, batch: Tensor) -> None:
         self.shape = shape
-        w, (n1, n2, _) = shape.width, shape.size
+        w, (n1, n2, n3) = shape.width, shape.size
         sites = sites.detach()
         self._size = torch.tensor(shape.size, dtype=sites.dtype, device=sites.device)
         place = sites * self._size
         nearest = place.floor() + 0.5 if w % 2 == 0 else place.round()
         self._offset = place - nearest
-        start = (nearest - 0.5 * (w - 1)).to(torch.int32)
-        sizes = self._size.to(torch.int32)
-        steps = torch.arange(w, device=sites.device, dtype=torch.int32)
-        i1, i2, self._i3 = torch.remainder(start[..., None] + steps, sizes[:, None]).unbind(1)
+        # Short integers halve the traffic of the largest table.
+        n_points = shape.n_structures * n1 * n2 * (n3 + w)
+        integer = torch.int32 if n_points < 2**31 else torch.int64
+        start = (nearest - 0.5 * (w - 1)).to(integer)
+        steps = torch.arange(w, device=sites.device, dtype=integer)
+        sizes = self._size.to(integer)[:, None]
+        i1, i2, self._i3 = torch.remainder(start[..., None] + steps, sizes).unbind(1)
         if shape.n_structures > 1:
-            i1 = i1 + (batch.to(torch.int32) * n1)[:, None]
+            i1 = i1 + (batch.to(integer) * n1)[:, None]
         self._rows = (i1 * n2)[:, :, None] + i2[:, None, :]  # [n_atoms, w, w]
         self._weights: Tensor | None = None  # [n_atoms, 3, order + 1, w]
 

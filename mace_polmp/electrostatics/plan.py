@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 OPEN, DIRECT, MESH = 0, 1, 2
 
 _SMALLEST_VOLUME = 1e-6  # Å³
+# The direct sum is exact: the mesh has to be faster by more than the scatter of the timings.
+_WORTH_IT = 0.8
 # A slab whose charges do not cancel better than this fraction of their absolute sum is charged.
 _NEUTRAL = 1e-4
 
@@ -137,10 +139,6 @@ def _choose(number: int, n_atoms: int, limits: Limits, settings: Settings) -> in
         return DIRECT
     mesh = mesh_cost(n_atoms, limits, settings.window_width)
     return MESH if mesh < _WORTH_IT * direct_cost(n_atoms, limits) else DIRECT
-
-
-# The direct sum is exact: the mesh has to be faster by more than the scatter of the timings.
-_WORTH_IT = 0.8
 
 
 def _wave_vectors(limits: Limits) -> tuple[int, int]:

@@ -178,9 +178,10 @@ def plot(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for label, points in series.items():
+    for label, points in sorted(series.items()):
         xs, ys = zip(*sorted(points), strict=True)
-        axes.loglog(xs, ys, "o-", markersize=4, label=label)
+        line = "o--" if "training" in label else "s:" if "torch-pme" in label else "o-"
+        axes.loglog(xs, ys, line, markersize=4, label=label)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.set_title(title, fontsize=10)

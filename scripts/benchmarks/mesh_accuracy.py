@@ -7,7 +7,8 @@ window in mesh points:
 - b-spline: the same with derivative B-splines of order w (smooth particle mesh Ewald);
 - channels: one mesh for each of the 1 + 3 + 6 moments and derivatives, combined in k-space.
 
-Error: relative force error (root mean square) on random multipoles against the direct sum. With
+Error: relative force error (root mean square) on random multipoles against the direct sum. A second
+table has the largest error of each window of the library over cells, spacings and seeds. With
 --model and --structure: the error of a trained model's long-range forces on that structure.
 
     python scripts/benchmarks/mesh_accuracy.py [--model FILE --structure FILE]
@@ -124,9 +125,9 @@ def road(name: str, width: int) -> Iterator[None]:
     mesh._window_correction.cache_clear()
 
 
-def step(system: System, solver: str) -> Callable[[], Tensor]:
+def step(system: System, solver: str, spacing: float = 2.0) -> Callable[[], Tensor]:
     positions = system.positions.clone().requires_grad_(True)
-    electrostatics = Electrostatics(solver=solver)
+    electrostatics = Electrostatics(kspace_spacing=spacing, solver=solver)
     rest = (system.cell, system.pbc, system.batch, system.multipoles, system.response)
 
     def forces() -> Tensor:
@@ -165,6 +166,30 @@ def roads(device: str) -> tuple[list[dict[str, Any]], dict[str, list[tuple[float
             )
             series.setdefault(name, []).append((min(times), error))
     return rows, series
+
+
+def windows() -> list[dict[str, Any]]:
+    """The largest force error of each window, by number of atoms and spacing."""
+    rows = []
+    for width in tqdm(mesh._WINDOWS, unit="window"):
+        row: dict[str, Any] = {"w": width, "of the library": mesh._WINDOWS[width][0]}
+        for n_atoms in (6, 40):
+            for spacing in (2.0, 1.3, 1.0):
+                errors = []
+                for seed in range(4):
+                    system = random_system(1, n_atoms, True, dtype=torch.float64, seed=seed)
+                    for edges in ((12.0, 12.0, 12.0), (11.0, 13.0, 17.0), (12.4, 10.0, 11.0)):
+                        cell = torch.diag(torch.tensor(edges, dtype=torch.float64))
+                        cell = cell + 0.15 * cell.roll(1, 0)  # oblique
+                        fraction = system.positions @ system.cell[0].inverse()
+                        parts = {"positions": fraction @ cell, "cell": cell[None]}
+                        moved = System(**{**vars(system), **parts})
+                        with road("kaiser-bessel", width):
+                            found = step(moved, "mesh", spacing)()
+                        errors.append(relative(found, step(moved, "ewald", spacing)()))
+                row[f"{n_atoms} atoms, {spacing} Å"] = max(errors)
+        rows.append(row)
+    return rows
 
 
 def of_model(model_file: Path, structure: Path) -> list[dict[str, Any]]:
@@ -224,6 +249,7 @@ def main() -> None:
         return
     rows, series = roads(args.device)
     report(rows, args.output, "mesh_accuracy")
+    report(windows(), args.output, "mesh_windows")
     plot(
         series,
         ("time of energy and forces, 1536 atoms, single precision / ms", "relative force error"),

@@ -21,6 +21,7 @@ from tests.cli.runs import (
     run_module,
     write_data,
 )
+from tests.helpers import rattled, salty_water
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -220,6 +221,26 @@ def test_slabs_and_other_boundaries_together(tmp_path):
     data = write_data(tmp_path, frames)
     model = train(tmp_path, train_file=data, loss="universal", batch_size=8)
     assert isinstance(model, MultipoleMACE)
+
+
+def test_training_on_the_mesh(tmp_path):
+    """The same model as with the direct sum, to the accuracy of the mesh; the log says which."""
+    frames = [rattled(salty_water(periodic=True), seed=n, stdev=0.1) for n in range(6)]
+    for number, atoms in enumerate(frames):
+        atoms.info["REF_energy"] = 0.1 * number
+        atoms.arrays["REF_forces"] = np.random.default_rng(number).normal(size=(8, 3))
+    found = {}
+    for solver in ("mesh", "ewald"):
+        work = tmp_path / solver
+        work.mkdir()
+        model = train(
+            work, train_file=write_data(work, frames), long_range_solver=solver,
+            mesh_accuracy=1e-6, log_level="DEBUG", max_num_epochs=1,
+        )  # fmt: skip
+        found[solver] = torch.cat([p.flatten() for p in model.multipole_readouts.parameters()])
+        words = {"mesh": "particle mesh, 14 × 14 × 14 points", "ewald": "direct k-space sum"}
+        assert f"structure 0: 8 atoms, {words[solver]}" in log_of(work)
+    torch.testing.assert_close(found["mesh"], found["ewald"], rtol=0, atol=1e-4)
 
 
 def test_hdf5_data(tmp_path, monkeypatch):
