@@ -16,7 +16,7 @@ from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.units import EPS0
 
-VACUUM_OVER_PERIOD = 1.25
+VACUUM_OVER_PERIOD = 1.5
 """The least vacuum in units of the longest period within the slab: see required_vacuum."""
 
 _TAIL = 6.0  # σ: where the Gaussians of two facing surfaces no longer overlap

@@ -189,7 +189,7 @@ def test_bad_structures_are_refused(model_file):
     refused(singular, "atoms: has pbc T T T and a singular cell")
     slab = rock_salt()
     slab.pbc = [True, True, False]
-    refused(slab, "leaves 2.8 Å of vacuum, and 7.0 Å are needed")
+    refused(slab, "leaves 2.8 Å of vacuum, and 8.4 Å are needed")
     wire = rock_salt()
     wire.pbc = [True, False, False]
     refused(wire, "pbc T F F: a single periodic direction is not supported")

@@ -194,7 +194,7 @@ def test_mixed_with_other_structures(caplog):
 
 def test_refusals():
     positions, multipoles, response, cell, pbc = slab(20.0)
-    with pytest.raises(ValueError, match=r"pbc T T F, .* leaves 4\.3 Å of vacuum, and 9\.7 Å are"):
+    with pytest.raises(ValueError, match=r"pbc T T F, .* leaves 4\.3 Å of vacuum, and 11\.6 Å are"):
         run(positions, multipoles, response, slab(8.0)[3], pbc)
     wrapped = positions.clone()
     wrapped[0, 2] += 20.0
