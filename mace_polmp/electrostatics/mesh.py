@@ -27,9 +27,9 @@ DEFAULT_ACCURACY = 1e-5
 OVERSAMPLING = 1.5
 """Mesh points per axis over the 2 N_a that wave vectors up to k_c need at least."""
 
-# Width of the window: the largest relative force error seen on 40 random charges, dipoles and
-# quadrupoles per cell, spacings of 1 to 2 Å (scripts/benchmarks/mesh_accuracy.py), and the factor
-# of the shape parameter at which it is smallest.
+# Width of the window: relative force error, two to three times the largest seen on 40 random
+# charges, dipoles and quadrupoles per cell at spacings of 1 to 2 Å
+# (scripts/benchmarks/mesh_accuracy.py), and the factor of the shape parameter that makes it small.
 _WINDOWS: dict[int, tuple[float, float]] = {
     7: (1e-3, 1.03),
     8: (1.5e-4, 1.01),
