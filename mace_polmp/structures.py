@@ -101,7 +101,7 @@ def check_structure(
     for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
         if not np.isfinite(values).all():
             raise InputError(f"{where}: {name} hold NaN or infinite numbers; remove or repair it")
-    _check_boundary(atoms, where, engine or Electrostatics())
+    check_boundary(atoms, where, engine or Electrostatics())
     if elements is not None:
         unknown = sorted({int(z) for z in atoms.numbers} - {int(z) for z in elements})
         if unknown:
@@ -126,7 +126,12 @@ def _coincident_pair(atoms: Atoms) -> tuple[int, int] | None:
     return min(pairs) if pairs else None
 
 
-def _check_boundary(atoms: Atoms, where: str, engine: Electrostatics) -> None:
+def check_boundary(atoms: Atoms, where: str, engine: Electrostatics) -> None:
+    """Refuse a structure whose boundary conditions the electrostatics cannot evaluate.
+
+    Raises:
+        InputError: as check_structure.
+    """
     try:
         engine.check(
             torch.from_numpy(np.array(atoms.positions, dtype=float)),

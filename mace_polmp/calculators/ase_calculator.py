@@ -18,7 +18,7 @@ from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.born_charges import born_charges
 from mace_polmp.modules.io import load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
-from mace_polmp.structures import check_structure
+from mace_polmp.structures import check_boundary, check_structure
 
 _REFUSED = ("compile_mode", "enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
 
@@ -114,8 +114,10 @@ class MultipoleMACECalculator(MACECalculator):
                 one.
         """
         atoms = self.atoms if atoms is None else atoms
-        for model in self.models:
-            check_structure(atoms, "atoms", self.z_table.zs, model.electrostatics)
+        first, *others = self.models
+        check_structure(atoms, "atoms", self.z_table.zs, first.electrostatics)
+        for model in others:
+            check_boundary(atoms, "atoms", model.electrostatics)
         if self._external_field is not None and atoms.pbc.any():
             raise InputError(
                 "external_field on a periodic structure is not available in this version: the "
@@ -135,7 +137,7 @@ class MultipoleMACECalculator(MACECalculator):
 
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         batch = super()._atoms_to_batch(atoms)
-        if 0 < atoms.pbc.sum() < 3:
+        if atoms.pbc.sum() == 2:
             # Upstream makes the cell much longer where it is not periodic.
             cell = np.array(atoms.cell.array)
             batch["cell"] = torch.as_tensor(cell, dtype=batch["cell"].dtype, device=self.device)

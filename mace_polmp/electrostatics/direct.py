@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.kernels import smeared_kernels
-from mace_polmp.electrostatics.multipoles import Multipoles
-from mace_polmp.electrostatics.packing import count_atoms
+from mace_polmp.electrostatics.multipoles import Multipoles, symmetric_components
+from mace_polmp.electrostatics.packing import blocks, count_atoms
 from mace_polmp.electrostatics.recompute import recomputed
 
 # Pairs whose intermediate results are in memory at one time.
@@ -120,13 +120,13 @@ def open_boundary(
     """
     pairs = _Pairs.of(batch, n_structures)
     table = _component_table(multipoles)
-    step = _BLOCK_CPU if positions.device.type == "cpu" else _BLOCK_GPU
+    parts = blocks(n_pairs, 1, positions.device, _BLOCK_CPU, _BLOCK_GPU)
     totals: tuple[Tensor, ...] | None = None
-    for start in range(0, max(1, n_pairs), step):
+    for part in parts:
         block = _Block(
             pairs,
-            start,
-            min(start + step, n_pairs),
+            part.start,
+            part.stop,
             batch,
             n_structures,
             _lmax(multipoles),
@@ -134,11 +134,11 @@ def open_boundary(
             smearing,
             with_field,
         )
-        if n_pairs <= step:
+        if len(parts) == 1:
             totals = block(positions, table)
         else:
-            part = recomputed(block, positions, table)
-            totals = part if totals is None else tuple(map(torch.add, totals, part))
+            sums = recomputed(block, positions, table)
+            totals = sums if totals is None else tuple(map(torch.add, totals, sums))
     assert totals is not None
     if not with_field:
         return totals[0], None, None
@@ -157,10 +157,7 @@ def _component_table(multipoles: Multipoles) -> Tensor:
     if multipoles.dipole is not None:
         rows.append(multipoles.dipole.t())
     if multipoles.quadrupole is not None:
-        flat = multipoles.quadrupole.flatten(1).t()
-        # Off-diagonal elements from both halves, so that both get their gradient.
-        off_diagonal = 0.5 * (flat[[1, 2, 5]] + flat[[3, 6, 7]])
-        rows += [flat[[0, 4, 8]], off_diagonal]
+        rows.append(symmetric_components(multipoles.quadrupole).t())
     return torch.cat(rows)
 
 

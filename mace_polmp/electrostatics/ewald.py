@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.moments import add_up, evaluate, from_cube, order_of, to_cube
-from mace_polmp.electrostatics.packing import Packing
+from mace_polmp.electrostatics.packing import Packing, blocks
 
 # Elements of the largest temporary array.
 _BLOCK_CPU = 2**19
@@ -97,11 +97,10 @@ class PlaneWaves:
         return 2 * n1 + 1, 2 * n2 + 1, n3 + 1
 
     def _blocks(self, order: int) -> list[slice]:
-        limit = _BLOCK_CPU if self._phases.device.type == "cpu" else _BLOCK_GPU
         n1, n2, _ = self._counts()
         n_structures, n_largest = self._phases.shape[:2]
-        step = max(1, limit // (n_structures * (order + 1) * n1 * n2))
-        return [slice(n, n + step) for n in range(0, max(1, n_largest), step)]
+        elements = n_structures * (order + 1) * n1 * n2
+        return blocks(n_largest, elements, self._phases.device, _BLOCK_CPU, _BLOCK_GPU)
 
     def _factors(self, block: slice, order: int) -> tuple[Tensor, ...]:
         """(2πi n)^a e^{2πi n s} along the three axes, [n_structures, n_atoms, order + 1, n]."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.moments import add_up, evaluate, from_cube, order_of, to_cube
+from mace_polmp.electrostatics.packing import blocks
 
 DEFAULT_ACCURACY = 1e-5
 """Relative force error of the mesh on random multipoles."""
@@ -118,12 +119,18 @@ def _window_polynomials(
         values = root**2 * _bessel_2(beta * root) / _bessel_2(beta)
         powers = torch.arange(degree + 1, dtype=torch.float64)
         coefficients = torch.linalg.solve(t[:, None] ** powers, values)
-        derivatives = [coefficients]
-        for _ in range(order):
-            lower = torch.zeros_like(coefficients)
-            lower[:-1] = derivatives[-1][1:] * powers[1:, None]
-            derivatives.append(lower)
-        return torch.cat(derivatives, dim=1).to(dtype=dtype, device=device)
+        return _with_derivatives(coefficients, order).to(dtype=dtype, device=device)
+
+
+def _with_derivatives(coefficients: Tensor, order: int) -> Tensor:
+    """Polynomials [degree + 1, w] and, side by side, their derivatives up to order."""
+    powers = torch.arange(coefficients.shape[0], dtype=coefficients.dtype)
+    derivatives = [coefficients]
+    for _ in range(order):
+        lower = torch.zeros_like(coefficients)
+        lower[:-1] = derivatives[-1][1:] * powers[1:, None]
+        derivatives.append(lower)
+    return torch.cat(derivatives, dim=1)
 
 
 def _deconvolution(limit: int, size: int, width: int, band: float) -> Tensor:
@@ -243,9 +250,8 @@ class Mesh:
         return torch.cat(parts) if len(parts) != 1 else parts[0]
 
     def _blocks(self) -> list[slice]:
-        limit = _BLOCK_CPU if self._rows.device.type == "cpu" else _BLOCK_GPU
-        step = max(1, limit // self.shape.width**3)
-        return [slice(n, n + step) for n in range(0, max(1, self._rows.shape[0]), step)]
+        n_atoms, elements = self._rows.shape[0], self.shape.width**3
+        return blocks(n_atoms, elements, self._rows.device, _BLOCK_CPU, _BLOCK_GPU)
 
     def _derivatives(self, order: int) -> Tensor:
         """Derivatives of the windows with respect to the fractional coordinates.

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.multipoles import Multipoles, symmetric_components
 
 Exponents = tuple[int, int, int]
 
@@ -95,10 +95,9 @@ def source_moments(multipoles: Multipoles) -> Tensor:
     if quadrupole is not None:
         if dipole is None:
             columns.append(multipoles.charge.new_zeros(quadrupole.shape[0], 3))
-        flat = quadrupole.flatten(1)
-        # ½ Q:∇∇ counts each off-diagonal derivative twice; both halves get their gradient.
-        half = 0.5 * (flat[:, [0, 1, 2, 4, 5, 8]] + flat[:, [0, 3, 6, 4, 7, 8]])
-        columns.append(half * half.new_tensor([0.5, 1.0, 1.0, 0.5, 1.0, 0.5]))
+        # In the order of monomials(2); ½ Q:∇∇ counts each off-diagonal derivative twice.
+        six = symmetric_components(quadrupole)[:, [0, 3, 4, 1, 5, 2]]
+        columns.append(six * six.new_tensor([0.5, 1.0, 1.0, 0.5, 1.0, 0.5]))
     return torch.cat(columns, dim=1) if len(columns) > 1 else columns[0]
 
 

@@ -32,6 +32,15 @@ class Multipoles:
         )
 
 
+def symmetric_components(quadrupole: Tensor) -> Tensor:
+    """xx, yy, zz, xy, xz, yz of [n_atoms, 3, 3]: [n_atoms, 6].
+
+    Off-diagonal elements are taken from both halves, so that both get their gradient.
+    """
+    flat = quadrupole.flatten(1)
+    return 0.5 * (flat[:, [0, 4, 8, 1, 2, 5]] + flat[:, [0, 4, 8, 3, 6, 7]])
+
+
 @dataclass(frozen=True)
 class ResponseCoefficients:
     """Coefficients of the one-step linear response.

@@ -8,6 +8,19 @@ import torch
 from torch import Tensor
 
 
+def blocks(n: int, elements: int, device: torch.device, on_cpu: int, on_gpu: int) -> list[slice]:
+    """0 … n − 1 in slices whose temporary arrays stay below a limit; at least one, if empty.
+
+    Args:
+        n: how many items there are.
+        elements: of the largest array, for each item.
+        device: where the work is done.
+        on_cpu, on_gpu: the limit there, in elements.
+    """
+    step = max(1, (on_cpu if device.type == "cpu" else on_gpu) // elements)
+    return [slice(start, min(start + step, n)) for start in range(0, max(1, n), step)]
+
+
 def count_atoms(batch: Tensor, n_structures: int) -> Tensor:
     """Atoms of each structure, [n_structures] int64. (On a GPU torch.bincount waits for it.)"""
     counts = torch.zeros(n_structures, dtype=batch.dtype, device=batch.device)

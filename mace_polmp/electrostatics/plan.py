@@ -80,7 +80,8 @@ def make_plan(
     multipoles: Multipoles,
     settings: Settings,
 ) -> Plan:
-    """Choose the solvers. Waits for the device twice, however many structures there are.
+    """Choose the solvers, waiting for the device once, once more for periodic structures and once
+    for slabs, however many there are.
 
     Raises:
         ValueError: a structure that is periodic in one direction, has a singular cell, is a slab
@@ -118,9 +119,9 @@ def make_plan(
             limits[number] = (int(n1), int(n2), int(n3))
             kinds[number] = _choose(number, n_atoms[number], limits[number], settings)
     if 2 in n_periodic:
-        _check_slabs(positions, cell, pbc, batch, multipoles, n_periodic, settings)
+        _check_slabs(positions, cell, pbc, batch, multipoles, flags, settings)
     plan = Plan(kinds, n_atoms, limits, 2 in n_periodic)
-    _check_memory(plan, positions)
+    _check_memory(plan, settings, positions)
     return plan
 
 
@@ -176,22 +177,21 @@ def _check_slabs(
     pbc: Tensor,
     batch: Tensor,
     multipoles: Multipoles,
-    n_periodic: list[int],
+    flags: list[list[int]],
     settings: Settings,
 ) -> None:
-    """Refuse slabs with a net charge or too little vacuum."""
+    """Refuse slabs with a net charge or too little vacuum; flags: pbc, read already."""
     charge = multipoles.charge.detach().double()
-    sums = charge.new_zeros(len(n_periodic), 2).index_add(
+    sums = charge.new_zeros(len(flags), 2).index_add(
         0, batch, torch.stack([charge, charge.abs()], dim=1)
     )
     geometry = slab_geometry(positions, cell, pbc, batch)
-    letters = [_letters(p) for p in pbc.tolist()]
     for number, (net, total, height, extent, period) in enumerate(
         torch.cat([sums, geometry], dim=1).tolist()
     ):
-        if n_periodic[number] != 2:
+        if sum(flags[number][:3]) != 2:
             continue
-        where = f"structure {number} has pbc {letters[number]}"
+        where = f"structure {number} has pbc {_letters(flags[number])}"
         vacuum, least = height - extent, required_vacuum(period, settings.smearing)
         if not vacuum >= least:
             raise ValueError(
@@ -208,7 +208,7 @@ def _check_slabs(
             )
 
 
-def _check_memory(plan: Plan, positions: Tensor) -> None:
+def _check_memory(plan: Plan, settings: Settings, positions: Tensor) -> None:
     """Refuse arrays over the mesh or the wave vectors that cannot fit.
 
     Raises:
@@ -219,10 +219,11 @@ def _check_memory(plan: Plan, positions: Tensor) -> None:
         numbers = plan.of_kind(kind)
         if not numbers:
             continue
-        n1, n2, n3 = plan.common_limits(kind)
-        size = (2 * n1 + 1, 2 * n2 + 1, n3 + 1)
         if kind == MESH:
-            size = (mesh_size(n1), mesh_size(n2), mesh_size(n3))
+            size = mesh_shape(plan, settings).size
+        else:
+            n1, n2, n3 = plan.common_limits(kind)
+            size = (2 * n1 + 1, 2 * n2 + 1, n3 + 1)
         needed = copies * itemsize * len(numbers) * math.prod(size)
         if needed > 2**28 and needed > (there := _memory(positions.device)):
             raise ValueError(

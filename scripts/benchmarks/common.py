@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -25,6 +26,33 @@ from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
 
 DENSITY = 0.1
 """Atoms per Å³, as in water."""
+
+
+# Structures in a batch, atoms in each, periodic.
+CASES = {
+    "open 10": (1, 10, False),
+    "open 50": (1, 50, False),
+    "open 400": (1, 400, False),
+    "open 16 x 48": (16, 48, False),
+    "open 2000": (1, 2000, False),
+    "periodic 24": (1, 24, True),
+    "periodic 192": (1, 192, True),
+    "periodic 4 x 192": (4, 192, True),
+    "periodic 1536": (1, 1536, True),
+    "periodic 3072": (1, 3072, True),
+    "periodic 8784": (1, 8784, True),
+    "periodic 30000": (1, 30000, True),
+}
+
+
+def parse_arguments(doc: str) -> argparse.Namespace:
+    """The options of the benchmarks that measure each case in a process of its own."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--structure", nargs="*", default=[], help="periodic structure files")
+    parser.add_argument("--output", type=Path, default=Path("benchmark_results"))
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "KIND"), help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 @dataclass(frozen=True)
@@ -84,33 +112,34 @@ def random_system(
     )
 
 
+def timed(function: Callable[[], Any], device: str = "cpu") -> float:
+    """The wall time of one call, ms."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - start)
+
+
 def timings(function: Callable[[], Any], seconds: float = 3.0, device: str = "cpu") -> list[float]:
     """Wall times in ms: after two calls to warm up, at least 5 and as many as fit in seconds."""
-
-    def once() -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - start)
-
-    once()
-    first = once()
-    return [once() for _ in range(max(5, min(200, int(1e3 * seconds / first))))]
+    timed(function, device)
+    first = timed(function, device)
+    return [timed(function, device) for _ in range(max(5, min(200, int(1e3 * seconds / first))))]
 
 
-def interleaved(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    functions: dict[str, Callable[[], Any]], rounds: int, device: str = "cpu"
+) -> dict[str, list[float]]:
     """Wall times in ms of several functions, taken in turn so that drifts hit all alike."""
     for function in functions.values():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(timed(function, device))
     return times
 
 

@@ -10,7 +10,6 @@ Every case runs in a process of its own, whose peak memory over that of its inpu
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import math
@@ -20,10 +19,12 @@ from typing import Any
 
 import torch
 from common import (
+    CASES,
     System,
     in_own_process,
     machine,
     median,
+    parse_arguments,
     peak_memory,
     plot,
     random_system,
@@ -34,21 +35,6 @@ from tqdm import tqdm
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 
-# structures, atoms in each, periodic
-CASES = {
-    "open 10": (1, 10, False),
-    "open 50": (1, 50, False),
-    "open 400": (1, 400, False),
-    "open 16 x 48": (16, 48, False),
-    "open 2000": (1, 2000, False),
-    "periodic 24": (1, 24, True),
-    "periodic 192": (1, 192, True),
-    "periodic 4 x 192": (4, 192, True),
-    "periodic 1536": (1, 1536, True),
-    "periodic 3072": (1, 3072, True),
-    "periodic 8784": (1, 8784, True),
-    "periodic 30000": (1, 30000, True),
-}
 KINDS = ("auto", "ewald", "mesh", "training", "torch-pme")
 # The direct sum beyond this is only slow; it is timed up to here.
 LARGEST_DIRECT = 8784
@@ -157,12 +143,7 @@ def skipped(case: str, kind: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--structure", nargs="*", default=[], help="periodic structure files")
-    parser.add_argument("--output", type=Path, default=Path("benchmark_results"))
-    parser.add_argument("--one", nargs=2, metavar=("CASE", "KIND"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_arguments(__doc__ or "")
     if args.one:
         print(json.dumps(measure(*args.one, args.structure, args.device)))
         return

@@ -63,13 +63,7 @@ def _spline_polynomials(
     width: int, band: float, order: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     pieces = _spline_pieces(width).flip(0).t()  # the stencil runs against the offset
-    derivatives = [pieces]
-    powers = torch.arange(width, dtype=torch.float64)
-    for _ in range(order):
-        lower = torch.zeros_like(pieces)
-        lower[:-1] = derivatives[-1][1:] * powers[1:, None]
-        derivatives.append(lower)
-    return torch.cat(derivatives, dim=1).to(dtype=dtype, device=device)
+    return mesh._with_derivatives(pieces, order).to(dtype=dtype, device=device)
 
 
 def _spline_deconvolution(limit: int, size: int, width: int, band: float) -> Tensor:
@@ -210,10 +204,8 @@ def of_model(model_file: Path, structure: Path) -> list[dict[str, Any]]:
     batch = torch_geometric.Batch.from_data_list([graph]).to_dict()
 
     def long_range(solver: str, accuracy: float) -> tuple[Tensor, Tensor, Tensor]:
-        options = model.electrostatics
-        model.electrostatics = Electrostatics(
-            options.smearing, options.kspace_spacing, solver, accuracy
-        )
+        model.electrostatics.solver = solver
+        model.electrostatics.mesh_accuracy = accuracy
         batch["positions"].requires_grad_(True)
         energy = model.long_range(batch)[3].energy
         (gradient,) = torch.autograd.grad(energy.sum(), batch["positions"])

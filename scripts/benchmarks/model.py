@@ -9,7 +9,6 @@ loss on energies and forces). The two take turns, so that a drift of the machine
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +19,12 @@ import numpy as np
 import torch
 from ase import Atoms
 from common import (
+    CASES,
     in_own_process,
     interleaved,
     machine,
     median,
+    parse_arguments,
     peak_memory,
     plot,
     random_system,
@@ -36,18 +37,17 @@ from tqdm import tqdm
 
 from mace_polmp.modules import MultipoleMACE
 
-# structures, atoms in each, periodic
-CASES = {
-    "periodic 24": (1, 24, True),
-    "periodic 192": (1, 192, True),
-    "periodic 1536": (1, 1536, True),
-    "periodic 8784": (1, 8784, True),
-    "open 50": (1, 50, False),
-    "open 400": (1, 400, False),
-}
-TRAINING_CASES = {
-    "training, periodic 4 x 192": (4, 192, True),
-    "training, open 16 x 48": (16, 48, False),
+EVALUATED = (
+    "periodic 24",
+    "periodic 192",
+    "periodic 1536",
+    "periodic 8784",
+    "open 50",
+    "open 400",
+)
+TRAINED = {
+    "training, periodic 4 x 192": "periodic 4 x 192",
+    "training, open 16 x 48": "open 16 x 48",
 }
 
 
@@ -81,8 +81,9 @@ def make_models(device: str) -> dict[str, torch.nn.Module]:
 
 def load(case: str, structures: list[str], device: str) -> dict[str, torch.Tensor]:
     table = tools.AtomicNumberTable([1, 8])
-    if case in CASES or case in TRAINING_CASES:
-        n_structures, n_atoms, periodic = {**CASES, **TRAINING_CASES}[case]
+    case = TRAINED.get(case, case)
+    if case in CASES:
+        n_structures, n_atoms, periodic = CASES[case]
         system = random_system(n_structures, n_atoms, periodic)
         numbers = np.tile([8, 1, 1], n_atoms)[:n_atoms]
         frames = [
@@ -131,40 +132,27 @@ def training(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Callable
 def measure(case: str, structures: list[str], device: str, only: str) -> dict[str, Any]:
     """Times of both models, or the memory of one."""
     batch = load(case, structures, device)
-    kind = training if case in TRAINING_CASES else evaluation
+    kind = training if case in TRAINED else evaluation
     steps = {name: kind(model, batch) for name, model in make_models(device).items()}
     if only != "both":
         steps[only]()
         return {"peak": peak_memory(device)}
     n_atoms = batch["positions"].shape[0]
 
-    def synchronized(step: Callable[[], Any]) -> Callable[[], Any]:
-        def run() -> None:
-            step()
-            if device != "cpu":
-                torch.cuda.synchronize()
-
-        return run
-
     rounds = 5 if n_atoms > 4000 else 15 if n_atoms > 700 else 40
-    times = interleaved({k: synchronized(s) for k, s in steps.items()}, rounds)
+    times = interleaved(steps, rounds, device)
     return {"atoms": n_atoms, **times}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--structure", nargs="*", default=[], help="periodic structure files")
-    parser.add_argument("--output", type=Path, default=Path("benchmark_results"))
-    parser.add_argument("--one", nargs=2, metavar=("CASE", "MODEL"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_arguments(__doc__ or "")
     if args.one:
         case, only = args.one
         print(json.dumps(measure(case, args.structure, args.device, only)))
         return
     rows: list[dict[str, Any]] = []
     series: dict[str, list[tuple[float, float]]] = {}
-    cases = [*CASES, *(Path(s).stem for s in args.structure), *TRAINING_CASES]
+    cases = [*EVALUATED, *(Path(s).stem for s in args.structure), *TRAINED]
     more = ["--device", args.device, "--structure", *args.structure]
     for case in tqdm(cases, unit="case"):
         found = in_own_process(__file__, "--one", case, "both", *more)
@@ -184,7 +172,7 @@ def main() -> None:
                 "with / MB": peaks["with"],
             }
         )
-        if case in CASES and case.startswith("periodic"):
+        if case in EVALUATED and case.startswith("periodic"):
             for name in ("without", "with"):
                 label = f"periodic, {name} the head"
                 series.setdefault(label, []).append((found["atoms"], median(found[name])))

@@ -20,7 +20,6 @@ from common import machine, report
 from tqdm import tqdm
 
 from mace_polmp.calculators import MultipoleMACECalculator
-from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.structures import as_slab
 
 
@@ -62,10 +61,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     energies = {}
     for solver in args.solvers:
-        old = calc.models[0].electrostatics
-        calc.models[0].electrostatics = Electrostatics(
-            old.smearing, old.kspace_spacing, solver, old.mesh_accuracy
-        )
+        calc.models[0].electrostatics.solver = solver
         energies[solver] = run(atoms, calc, args)
         per_atom = 1e3 * (energies[solver] - energies[solver][0]) / len(atoms)
         slope, offset = np.polyfit(time, per_atom, 1)

@@ -48,3 +48,31 @@ def cast(multipoles, dtype):
     return Multipoles(
         multipoles.charge.to(dtype), multipoles.dipole.to(dtype), multipoles.quadrupole.to(dtype)
     )
+
+
+def check_second_derivatives(system, cell, engine=None, **options):
+    """gradcheck and gradgradcheck in positions, strain, multipoles and coefficients."""
+    positions, multipoles, response = system
+    inputs = [
+        positions,
+        torch.zeros(3, 3, dtype=torch.float64),
+        multipoles.charge,
+        multipoles.dipole,
+        multipoles.quadrupole,
+        response.softness,
+        response.polarizability,
+    ]
+    inputs = [x.clone().requires_grad_(True) for x in inputs]
+
+    def energy(r, strain, q, mu, quadrupole, kappa, alpha):
+        return evaluate(
+            r + r @ strain,
+            Multipoles(q, mu, quadrupole),
+            ResponseCoefficients(kappa, alpha),
+            cell=None if cell is None else cell + cell @ strain,
+            engine=engine,
+            **options,
+        ).energy
+
+    assert torch.autograd.gradcheck(energy, inputs, atol=1e-6, rtol=1e-5)
+    assert torch.autograd.gradgradcheck(energy, inputs, atol=1e-5, rtol=1e-4)

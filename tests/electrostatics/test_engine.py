@@ -7,7 +7,13 @@ import torch
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 from mace_polmp.units import COULOMB_CONSTANT, EPS0
-from tests.electrostatics.common import TRICLINIC, cast, evaluate, random_system
+from tests.electrostatics.common import (
+    TRICLINIC,
+    cast,
+    check_second_derivatives,
+    evaluate,
+    random_system,
+)
 
 # Madelung constants per ion pair, referred to the nearest-neighbour distance.
 CRYSTALS = {
@@ -276,31 +282,7 @@ def test_external_field():
 
 @pytest.mark.parametrize("cell", [None, TRICLINIC])
 def test_second_derivatives_for_training(cell):
-    """gradcheck and gradgradcheck in positions, strain, multipoles and coefficients."""
-    positions, multipoles, response = random_system(3)
-    inputs = [
-        positions,
-        torch.zeros(3, 3, dtype=torch.float64),
-        multipoles.charge,
-        multipoles.dipole,
-        multipoles.quadrupole,
-        response.softness,
-        response.polarizability,
-    ]
-    inputs = [x.clone().requires_grad_(True) for x in inputs]
-
-    def energy(r, strain, q, mu, quadrupole, kappa, alpha):
-        strained = None if cell is None else cell + cell @ strain
-        return evaluate(
-            r + r @ strain,
-            Multipoles(q, mu, quadrupole),
-            ResponseCoefficients(kappa, alpha),
-            cell=strained,
-            conserve_charge=True,
-        ).energy
-
-    assert torch.autograd.gradcheck(energy, inputs, atol=1e-6, rtol=1e-5)
-    assert torch.autograd.gradgradcheck(energy, inputs, atol=1e-5, rtol=1e-4)
+    check_second_derivatives(random_system(3), cell, conserve_charge=True)
 
 
 @pytest.mark.parametrize("cell", [None, TRICLINIC])

@@ -8,7 +8,13 @@ import torch
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics import mesh as mesh_module
 from mace_polmp.electrostatics import plan as plan_module
-from tests.electrostatics.common import TRICLINIC, cast, evaluate, random_system
+from tests.electrostatics.common import (
+    TRICLINIC,
+    cast,
+    check_second_derivatives,
+    evaluate,
+    random_system,
+)
 
 CELL = 1.6 * TRICLINIC  # 11 to 14 Å: room for every window
 
@@ -104,31 +110,7 @@ def test_batch_of_different_cells():
 
 
 def test_second_derivatives_for_training():
-    """gradcheck and gradgradcheck in positions, strain, multipoles and coefficients."""
-    positions, multipoles, response = system(2)
-    inputs = [
-        positions,
-        torch.zeros(3, 3, dtype=torch.float64),
-        multipoles.charge,
-        multipoles.dipole,
-        multipoles.quadrupole,
-        response.softness,
-        response.polarizability,
-    ]
-    inputs = [x.clone().requires_grad_(True) for x in inputs]
-    engine = Electrostatics(solver="mesh")
-
-    def energy(r, strain, q, mu, quadrupole, kappa, alpha):
-        return evaluate(
-            r + r @ strain,
-            Multipoles(q, mu, quadrupole),
-            ResponseCoefficients(kappa, alpha),
-            CELL + CELL @ strain,
-            engine,
-        ).energy
-
-    assert torch.autograd.gradcheck(energy, inputs, atol=1e-6, rtol=1e-5)
-    assert torch.autograd.gradgradcheck(energy, inputs, atol=1e-5, rtol=1e-4)
+    check_second_derivatives(system(2), CELL, Electrostatics(solver="mesh"))
 
 
 def test_gradients_of_a_loss_on_forces():
