@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.direct import open_boundary
 from mace_polmp.electrostatics.ewald import PlaneWaves
+from mace_polmp.electrostatics.long_wavelength import induced_charge_moment
 from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, Mesh, window_width
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients, check_inputs
 from mace_polmp.electrostatics.packing import Packing
@@ -195,6 +197,58 @@ class Electrostatics(torch.nn.Module):
             induced_dipole=dipole,
         )
 
+    def induced_charge_moment(
+        self,
+        positions: Tensor,
+        cell: Tensor,
+        pbc: Tensor,
+        batch: Tensor,
+        multipoles: Multipoles,
+        softness: Tensor,
+    ) -> Tensor:
+        """What Born charges need of induced charges in periodic structures: long_wavelength.py.
+
+        Args:
+            positions, cell, pbc, batch, multipoles: as in forward, all structures fully periodic.
+            softness: [n_atoms], e²/eV.
+
+        Returns:
+            [n_structures, 3], e Å, of which only derivatives have a meaning.
+        """
+        settings = self._settings()
+        plan = make_plan(positions, cell, pbc, batch, multipoles, settings)
+        if DIRECT in plan.kinds:  # a mixture of solvers is not worth its code here
+            plan = make_plan(
+                positions, cell, pbc, batch, multipoles, replace(settings, solver="ewald")
+            )
+        kind = plan.kinds[0]
+        make_solver = self._solver_of(kind, plan, settings, batch, list(plan.n_atoms))
+        limits = plan.common_limits(kind)
+        return induced_charge_moment(
+            positions,
+            cell,
+            batch,
+            multipoles,
+            softness,
+            limits,
+            make_solver,
+            self.smearing,
+            self.k_cutoff,
+        )
+
+    def _solver_of(
+        self, kind: int, plan: Plan, settings: Settings, batch: Tensor, n_atoms: list[int]
+    ) -> Callable[[Tensor], Solver]:
+        """What makes the solver of periodic structures for fractional coordinates."""
+
+        def make_solver(sites: Tensor) -> Solver:
+            if kind == MESH:
+                return Mesh(mesh_shape(plan, settings), sites, batch)
+            packing = Packing.of(batch, len(n_atoms), max(n_atoms))
+            return PlaneWaves(plan.common_limits(kind), sites, packing)
+
+        return make_solver
+
     def _permanent(
         self,
         positions: Tensor,
@@ -239,20 +293,13 @@ class Electrostatics(torch.nn.Module):
             return open_boundary(
                 positions, batch, len(n_atoms), n_pairs, multipoles, self.smearing, with_field
             )
-
-        def make_solver(sites: Tensor) -> Solver:
-            if kind == MESH:
-                return Mesh(mesh_shape(plan, settings), sites, batch)
-            packing = Packing.of(batch, len(n_atoms), max(n_atoms))
-            return PlaneWaves(plan.common_limits(kind), sites, packing)
-
         energy, potential, field = reciprocal_sum(
             positions,
             sources.cell,
             batch,
             multipoles,
             plan.common_limits(kind),
-            make_solver,
+            self._solver_of(kind, plan, settings, batch, n_atoms),
             self.smearing,
             self.k_cutoff,
             with_field,

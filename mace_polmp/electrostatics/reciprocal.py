@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -52,8 +53,10 @@ def _weights(
     limits: tuple[int, int, int],
     smearing: float,
     k_cutoff: float,
-) -> Tensor:
-    """e^{−σ²k²/2}/(k² eps0 V), doubled where −k is left out, 0 outside the sphere: [S, n12, n3].
+) -> tuple[Tensor, Tensor]:
+    """e^{−σ²k²/2}/(k² eps0 V), doubled where −k is left out, 0 outside the sphere; and k².
+
+    Both [S, n12, n3]; k² is 1 outside the sphere.
 
     Args:
         reciprocal: rows are the reciprocal vectors without 2π, [S, 3, 3], double precision.
@@ -78,7 +81,55 @@ def _weights(
     inside[:, limits[0] * n2.numel() + limits[1], 0] = False
     k2 = torch.where(inside, k2, 1.0)
     doubled = torch.where(n3 > 0, 2.0, 1.0) * inside
-    return torch.exp(-0.5 * smearing**2 * k2) / k2 * (doubled / (EPS0 * volume)[:, None, None])
+    return torch.exp(-0.5 * smearing**2 * k2) / k2 * (doubled / (EPS0 * volume)[:, None, None]), k2
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The wave vectors of a batch of cells, and its atoms and multipoles in their coordinates.
+
+    Attributes:
+        weight: e^{−σ²k²/2}/(k² eps0 V), [n_structures, n_1 n_2, n_3 ≥ 0].
+        square: k², 1/Å², alike.
+        inverse: of the cells, [n_structures, 3, 3], 1/Å.
+        fraction: fractional coordinates of the atoms, −½ … ½.
+    """
+
+    weight: Tensor
+    square: Tensor
+    inverse: Tensor
+    fraction: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        positions: Tensor,
+        cell: Tensor,
+        batch: Tensor,
+        limits: tuple[int, int, int],
+        smearing: float,
+        k_cutoff: float,
+    ) -> Lattice:
+        """Arguments as of reciprocal_sum."""
+        dtype = positions.dtype
+        exact_cell = cell.double()
+        inverse = torch.linalg.inv_ex(exact_cell).inverse
+        volume = torch.linalg.det(exact_cell).abs()
+        reciprocal = inverse.transpose(-1, -2)
+        weight, square = _weights(reciprocal, volume, limits, smearing, k_cutoff)
+        fraction = _per_atom(positions.double(), inverse, batch)
+        fraction = (fraction - fraction.detach().round()).to(dtype)
+        return cls(weight.to(dtype), square.to(dtype), inverse.to(dtype), fraction)
+
+    def moments(self, multipoles: Multipoles, batch: Tensor) -> Tensor:
+        """The sources of a structure factor, [n_atoms, n_moments]."""
+        dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
+        if dipole is not None:
+            dipole = _per_atom(dipole, self.inverse, batch)
+        if quadrupole is not None:
+            here = self.inverse if self.inverse.shape[0] == 1 else self.inverse[batch]
+            quadrupole = torch.matmul(torch.matmul(here.transpose(-1, -2), quadrupole), here)
+        return source_moments(Multipoles(multipoles.charge, dipole, quadrupole))
 
 
 def reciprocal_sum(
@@ -112,23 +163,9 @@ def reciprocal_sum(
         Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each without
         the atom's own Gaussian, or None.
     """
-    dtype = positions.dtype
-    exact_cell = cell.double()
-    inverse = torch.linalg.inv_ex(exact_cell).inverse
-    volume = torch.linalg.det(exact_cell).abs()
-    reciprocal = inverse.transpose(-1, -2)
-    weight = _weights(reciprocal, volume, limits, smearing, k_cutoff).to(dtype)
-
-    exact_fraction = _per_atom(positions.double(), inverse, batch)
-    fraction = (exact_fraction - exact_fraction.detach().round()).to(dtype)
-    inverse = inverse.to(dtype)
-    dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
-    if dipole is not None:
-        dipole = _per_atom(dipole, inverse, batch)
-    if quadrupole is not None:
-        here = inverse if inverse.shape[0] == 1 else inverse[batch]
-        quadrupole = torch.matmul(torch.matmul(here.transpose(-1, -2), quadrupole), here)
-    moments = source_moments(Multipoles(multipoles.charge, dipole, quadrupole))
+    lattice = Lattice.of(positions, cell, batch, limits, smearing, k_cutoff)
+    fraction, weight = lattice.fraction, lattice.weight
+    moments = lattice.moments(multipoles, batch)
 
     solver = make_solver(fraction)
     factor = solver.structure_factor(fraction, moments)
@@ -139,7 +176,7 @@ def reciprocal_sum(
 
     values = solver.at_sites(fraction, weight * factor, 1)
     potential = values[:, 0] - _self_potential(multipoles.charge, smearing)
-    field = -_per_atom(values[:, 1:], inverse.transpose(-1, -2), batch)
+    field = -_per_atom(values[:, 1:], lattice.inverse.transpose(-1, -2), batch)
     if multipoles.dipole is not None:
         field = field + _self_field(multipoles.dipole, smearing)
     return energy, potential, field

@@ -7,14 +7,23 @@ vector from i to j's *right periodic image*,
     Z^q_{i,ab} = q_i δ_ab + Σ_{j, images} (r_j − r_i)_a ∂q_j/∂r_{i,b}.
 
 A message-passing model gives that vector for nothing: a path from an edge to an atom runs over
-edges, and their vectors add up to it. At every tensor m_e through which an edge e reaches its
-receiver we replace m_e by stop(m_e) + (m_e − stop(m_e)) (1 + ε·D_e), with D_e the edge's vector
-held constant and ε = 0. No value changes, but a derivative taken along a path picks up ε·(sum of
-the vectors of the path). With A_e = ∂(Σ q)/∂D_e and C_e = ∂²(Σ q)/∂ε ∂D_e,
+edges, and their vectors D_e add up to it. Let the tangent of every tensor m_e through which an edge
+reaches its receiver be multiplied by 1 + ε·D_e, with ε → 0: no value changes, and what a derivative
+picks up in first order of ε is the sum of the vectors of its path. (Scaling m_e itself would be
+wrong, since the blocks are not linear in the messages.) In a backward pass this is an addition to
+the gradients at the messages. With λ the gradients of Σ q, of one ordinary backward pass that also
+gives A_e = ∂(Σ q)/∂D_e, the pass for ε_a starts from zero and adds D_{e,a} λ_e at every message;
+what arrives at the positions is G_{i,ab}, and
 
-    Z^q_j = q_j 1 − Σ_{e: sender j} C_e + Σ_{e: receiver j} (C_e − D_e ⊗ A_e).
+    Z^q_{i,ab} = q_i δ_ab + G_{i,ab} − Σ_{e: receiver i} D_{e,a} A_{e,b}.
 
-Scaling m_e itself would be wrong, since the blocks are not linear in the messages.
+The last sum takes back the edge's own vector where it is the receiver that moves. Four backward
+passes in all, which also carry the dipole part.
+
+Induced charges Δq_j = −κ_j (φ_j − φ̄) are not local. Their first-order changes are −(φ_j − φ̄) δκ_j,
+local like q; −κ_j δφ_j with δφ_j from sources m_l, whose vectors are those to l along edges, then
+from l to j through the Coulomb sum. The latter is taken in the long-wavelength limit at zero
+macroscopic field (electrostatics/long_wavelength.py). δφ̄ is uniform and carries no polarization.
 """
 
 from __future__ import annotations
@@ -27,27 +36,44 @@ import torch
 from mace.modules.utils import get_edge_vectors_and_lengths
 from torch import Tensor
 
+from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.errors import InputError
-from mace_polmp.modules.observables import atomic_dipoles, total_dipole
+from mace_polmp.modules.observables import (
+    atomic_dipoles,
+    polarizability_tensors,
+    screening_factor,
+    susceptibility,
+    total_dipole,
+)
 
 if TYPE_CHECKING:
     from mace_polmp.modules.model import MultipoleMACE
 
 
-def born_charges(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
+def born_charges(
+    model: MultipoleMACE,
+    data: dict[str, Tensor],
+    epsilon_infinity: float | None = None,
+    divide_by_chi: bool = False,
+    sum_rule: bool = False,
+) -> Tensor:
     """Born effective charges of a batch of structures.
 
     Args:
         model: a MultipoleMACE.
         data: upstream's batch dictionary, all structures open or all periodic.
+        epsilon_infinity: electronic permittivity ε∞; charges of periodic structures are multiplied
+            by √ε∞, which makes physical charges of latent ones. None for 1.
+        divide_by_chi: divide them by √(1 + χ), see observables.screening_factor.
+        sum_rule: enforce the acoustic sum rule, see enforce_sum_rule.
 
     Returns:
         [n_atoms, 3, 3], e; first index polarization, second displacement.
 
     Raises:
-        InputError: a mixture of open and periodic structures; a slab; a periodic structure with
-            induced charges, whose polarization is not local; or a backbone whose messages cannot
-            be followed.
+        InputError: a mixture of open and periodic structures; a slab; an impossible permittivity;
+            or a backbone whose messages cannot be followed.
     """
     pbc = data["pbc"].view(-1, 3)
     periodic = pbc.all(-1)
@@ -56,15 +82,42 @@ def born_charges(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
             "born_charges of a slab are not available in this version; set pbc to T T T"
         )
     if not bool(periodic.any()):
-        return _derivative_of_dipole(model, data)
-    if not bool(periodic.all()):
+        charges = _open(model, data)
+    elif bool(periodic.all()):
+        charges = _periodic(model, data)
+    else:
         raise InputError("born_charges: give open and periodic structures in separate batches")
-    if model.long_range_options.induces_charges:
-        raise InputError(
-            "born_charges of a periodic structure with induced charges are not available in this "
-            "version: their polarization is not local. Train with --induced dipole or none"
-        )
-    return _derivative_of_dipole(model, data, charges=False) + _charge_part(model, data)
+    if epsilon_infinity is not None or divide_by_chi:
+        with torch.no_grad():
+            response = model.read_multipoles(data)[2]
+        alpha = polarizability_tensors(response, charges.shape[0], charges)
+        chi = susceptibility(alpha, data["cell"].view(-1, 3, 3), pbc, data["batch"])
+        factor = screening_factor(chi if divide_by_chi else None, pbc, epsilon_infinity)
+        charges = charges * factor[data["batch"], None, None].to(charges.dtype)
+    return enforce_sum_rule(charges, data["batch"], pbc.shape[0]) if sum_rule else charges
+
+
+def acoustic_sum(charges: Tensor, batch: Tensor, n_structures: int) -> Tensor:
+    """Σ_i Z*_i, [n_structures, 3, 3], e: zero for a neutral structure, else its charge times 1."""
+    return charges.new_zeros(n_structures, 3, 3).index_add(0, batch, charges)
+
+
+def enforce_sum_rule(
+    charges: Tensor, batch: Tensor, n_structures: int, total_charge: Tensor | None = None
+) -> Tensor:
+    """Subtract from every atom the same tensor, so that Σ_i Z*_i is the total charge times 1.
+
+    Args:
+        charges: [n_atoms, 3, 3], e.
+        batch: [n_atoms] int64.
+        n_structures: the number of structures.
+        total_charge: [n_structures], e; None for neutral structures.
+    """
+    excess = acoustic_sum(charges, batch, n_structures)
+    if total_charge is not None:
+        excess = excess - torch.diag_embed(total_charge[:, None].expand(-1, 3))
+    counts = count_atoms(batch, n_structures).clamp(min=1)
+    return charges - (excess / counts[:, None, None])[batch]
 
 
 def _leaves(data: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -75,70 +128,136 @@ def _leaves(data: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _derivative_of_dipole(
-    model: MultipoleMACE, data: dict[str, Tensor], charges: bool = True
-) -> Tensor:
-    """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ), or of its second sum alone."""
+def _open(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
+    """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ)."""
     data = _leaves(data)
     positions = data["positions"]
     _, multipoles, _, result = model.long_range(data)
-    if charges:
-        n_structures = data["ptr"].numel() - 1
-        dipole = total_dipole(positions, data["batch"], n_structures, multipoles, result).sum(0)
-    else:
-        dipole = atomic_dipoles(multipoles, result).sum(0)
+    n_structures = data["ptr"].numel() - 1
+    dipole = total_dipole(positions, data["batch"], n_structures, multipoles, result).sum(0)
     rows = [_gradient(dipole[a], positions, retain=a < 2) for a in range(3)]
     return torch.stack(rows, dim=1)
 
 
-def _charge_part(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
+def _periodic(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
     data = _leaves(data)
-    sender, receiver = data["edge_index"]
-    vectors, _ = get_edge_vectors_and_lengths(
-        positions=data["positions"].detach(),
-        edge_index=data["edge_index"],
-        shifts=data["shifts"].detach(),
-    )
-    epsilon = torch.zeros(3, dtype=vectors.dtype, device=vectors.device, requires_grad=True)
-    with _scaled_tangents(model, 1.0 + vectors @ epsilon):
-        charge = model.read_multipoles(data)[1].charge
-    total = charge.sum()
-    out = torch.diag_embed(charge.detach()[:, None].expand(-1, 3)).contiguous()
-    if sender.numel() == 0:
-        return out
-    # An edge vector is r_receiver − r_sender + shift: its derivative is that of the shift.
-    first = _gradient(total, data["shifts"], retain=True)
-    (along,) = torch.autograd.grad(total, epsilon, create_graph=True)
-    second = [_gradient(along[a], data["shifts"], retain=a < 2) for a in range(3)]
-    c = torch.stack(second, dim=1)  # [n_edges, ε, D]
-    out = out.index_add(0, sender, -c)
-    return out.index_add(0, receiver, c - vectors[:, :, None] * first[:, None, :])
+    positions, receiver = data["positions"], data["edge_index"][1]
+    with torch.no_grad():
+        vectors, _ = get_edge_vectors_and_lengths(
+            positions=positions, edge_index=data["edge_index"], shifts=data["shifts"]
+        )
+    with _Tangents(model, vectors).on_messages() as tangents:
+        _, multipoles, response, result = model.long_range(data)
+    charge = (multipoles.charge + result.induced_charge).detach()
+    out = torch.diag_embed(charge[:, None].expand(-1, 3)).contiguous()
+    local = _local_sum(model, data, multipoles, response, result)
+    along = atomic_dipoles(multipoles, result).sum(0)
+    if response.softness is not None:
+        along = along + model.electrostatics.induced_charge_moment(
+            positions,
+            data["cell"].view(-1, 3, 3),
+            data["pbc"].view(-1, 3),
+            data["batch"],
+            multipoles,
+            response.softness,
+        ).sum(0)
+    tangents.axis = None
+    own = vectors[:, :, None] * _gradient(local, data["shifts"], retain=True)[:, None, :]
+    out = out.index_add(0, receiver, -own)
+    for a in range(3):
+        tangents.axis = a
+        # Zero times the local sum: its paths are walked, and gain what is added at the messages.
+        out[:, a] += _gradient(along[a] + 0.0 * local, positions, retain=a < 2)
+    return out
+
+
+def _local_sum(
+    model: MultipoleMACE,
+    data: dict[str, Tensor],
+    multipoles: Multipoles,
+    response: ResponseCoefficients,
+    result: ElectrostaticsResult,
+) -> Tensor:
+    """The sum whose changes through edges change Σ (q + Δq): a scalar, linear in what is local.
+
+    Σ q − (φ − φ̄) κ + c·m, with c_l = ∂(Σ_j −κ_j φ_j)/∂m_l of every source m_l, all weights held.
+    """
+    total = multipoles.charge.sum()
+    softness, potential = response.softness, result.potential
+    if softness is None:
+        return total
+    assert potential is not None
+    sources = [m for m in vars(multipoles).values() if m is not None]
+    induced = -(softness.detach() * potential).sum()
+    weights = torch.autograd.grad(induced, sources, retain_graph=True)
+    for source, weight in zip(sources, weights, strict=True):
+        total = total + (weight.detach() * source).sum()
+    potential = potential.detach()
+    if model.long_range_options.conserve_charge:
+        potential = potential - _mean(softness.detach(), potential, data)
+    return total - (potential * softness).sum()
+
+
+def _mean(softness: Tensor, potential: Tensor, data: dict[str, Tensor]) -> Tensor:
+    """φ̄ = Σκφ/Σκ of each atom's structure, [n_atoms]."""
+    batch, zero = data["batch"], softness.new_zeros(data["ptr"].numel() - 1)
+    total = zero.index_add(0, batch, softness)
+    mean = zero.index_add(0, batch, softness * potential) / total.where(total > 0, 1.0)
+    return mean[batch]
 
 
 def _gradient(value: Tensor, leaf: Tensor, retain: bool) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
     (gradient,) = torch.autograd.grad(value, leaf, retain_graph=retain, allow_unused=True)
-    return torch.zeros_like(leaf) if gradient is None else gradient.detach()
+    return torch.zeros_like(leaf) if gradient is None else gradient
 
 
-@contextmanager
-def _scaled_tangents(model: MultipoleMACE, factor: Tensor) -> Iterator[None]:
-    """Scale the tangents of what every edge sends to its receiver by factor [n_edges]."""
+class _Tangents:
+    """The gradients at the messages: noted in one backward pass, added in those along an axis.
 
-    def scale(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        if output.shape[0] != factor.shape[0]:
+    Args:
+        model: whose messages to follow.
+        vectors: [n_edges, 3], Å.
+    """
+
+    def __init__(self, model: MultipoleMACE, vectors: Tensor) -> None:
+        self.axis: int | None = None
+        self._model = model
+        self._vectors = vectors
+        self._count = 0
+        self._noted: dict[int, Tensor] = {}
+
+    @contextmanager
+    def on_messages(self) -> Iterator[_Tangents]:
+        """Follow the messages of the forward passes in this context."""
+        hooks = [module.register_forward_hook(self._follow) for module in _carriers(self._model)]
+        try:
+            yield self
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _follow(self, module: Any, inputs: Any, output: Tensor) -> None:
+        if output.shape[0] != self._vectors.shape[0]:
             raise InputError(
                 "born_charges: this backbone fuses its messages over edges; use a model that is "
                 "not converted for an accelerator"
             )
-        stopped = output.detach()
-        return stopped + (output - stopped) * factor.view(-1, *([1] * (output.dim() - 1)))
+        if not output.requires_grad:
+            return
+        number = self._count
+        self._count += 1
 
-    hooks = [module.register_forward_hook(scale) for module in _carriers(model)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+        def change(gradient: Tensor) -> Tensor | None:
+            if self.axis is None:
+                self._noted[number] = gradient
+            if self.axis is None or number not in self._noted:
+                return None
+            along = self._vectors[:, self.axis].view(-1, *([1] * (gradient.dim() - 1)))
+            return torch.addcmul(gradient, along, self._noted[number])
+
+        output.register_hook(change)
 
 
 def _carriers(model: MultipoleMACE) -> list[torch.nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.packing import count_atoms
+from mace_polmp.errors import InputError
+from mace_polmp.units import EPS0
 
 
 def atomic_dipoles(multipoles: Multipoles, result: ElectrostaticsResult) -> Tensor:
@@ -48,6 +51,37 @@ def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: T
 def total_polarizability(atomic: Tensor, batch: Tensor, n_structures: int) -> Tensor:
     """Σ_i α_i, [n_structures, 3, 3], e² Å²/eV: what one-step response gives to a uniform field."""
     return atomic.new_zeros(n_structures, 3, 3).index_add(0, batch, atomic)
+
+
+def susceptibility(atomic: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:
+    """χ = Σ_i tr α_i/(3 eps0 V), [n_structures]; zero where not periodic in three directions."""
+    trace = torch.einsum("bii->b", total_polarizability(atomic, batch, pbc.shape[0]))
+    periodic = pbc.all(1)
+    volume = torch.where(periodic, torch.linalg.det(cell.to(trace)).abs(), 1.0)
+    return torch.where(periodic, trace / (3.0 * EPS0 * volume), 0.0)
+
+
+def screening_factor(
+    chi: Tensor | None, pbc: Tensor, epsilon_infinity: float | None = None
+) -> Tensor:
+    """√ε_e, [n_structures]: what latent charges and dipoles are physical ones divided by.
+
+    ε_e is ε∞ of a homogeneous medium for a model without induced dipoles, ε∞/(1 + χ) for one with
+    them, and 1 where a structure is not periodic in three directions.
+
+    Args:
+        chi: susceptibility [n_structures] to divide by, or None.
+        pbc: [n_structures, 3] bool.
+        epsilon_infinity: ε∞, None for 1.
+
+    Raises:
+        InputError: ε∞ is not a number of 1 or more.
+    """
+    epsilon = 1.0 if epsilon_infinity is None else epsilon_infinity
+    if not (math.isfinite(epsilon) and epsilon >= 1.0):
+        raise InputError(f"epsilon_infinity must be a number of 1 or more, got {epsilon_infinity}")
+    one = torch.ones(pbc.shape[0], device=pbc.device) if chi is None else 1.0 + chi
+    return torch.where(pbc.all(1), torch.sqrt(epsilon / one), torch.ones_like(one))
 
 
 def neutral_slabs(multipoles: Multipoles, pbc: Tensor, batch: Tensor) -> Multipoles:

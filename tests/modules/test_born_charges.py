@@ -1,4 +1,4 @@
-"""Born charges: finite differences in a large supercell are the test, invariance a necessity."""
+"""Born charges: finite differences in large cells are the test, invariance a necessity."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,22 @@ import torch
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions
-from mace_polmp.modules.born_charges import born_charges
-from tests.helpers import evaluate, make_batch, random_model, rock_salt, salty_water
+from mace_polmp.modules.born_charges import acoustic_sum, born_charges, enforce_sum_rule
+from mace_polmp.units import EPS0
+from tests.helpers import (
+    evaluate,
+    make_batch,
+    random_model,
+    rock_salt,
+    salty_water,
+    wet_slab,
+)
 
 PERIODIC = LongRangeOptions(induced="dipole", polarizability="anisotropic")
 BLOCKS = {
     "one layer": dict(num_interactions=1, hidden_irreps="8x0e"),
     "two layers": dict(num_interactions=2),
+    "three layers": dict(num_interactions=3),
     "two density layers": dict(
         num_interactions=2, interaction="RealAgnosticDensityResidualInteractionBlock"
     ),
@@ -47,22 +56,93 @@ def born(model, atoms):
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("kind", ["triclinic", "left-handed"])
 def test_periodic_born_charges_equal_finite_differences_in_a_large_cell(name, kind):
-    """The cell is half as long as the receptive field: several images of each atom respond."""
+    """The cell is shorter than the receptive field: several images of each atom respond."""
     r_max = 3.2
+    repeats = (4, 4, 4) if name == "three layers" else (3, 3, 3)
     model = random_model(PERIODIC, r_max=r_max, **BLOCKS[name])
     atoms = rock_salt(kind)
     z = born(model, atoms)
     for atom, axis in ((0, 0), (5, 2)):
-        numerical = finite_differences(model, atoms, atom, axis)
+        numerical = finite_differences(model, atoms, atom, axis, repeats)
         np.testing.assert_allclose(z[atom, :, axis], numerical, atol=1e-6)
 
 
-def test_periodic_born_charges_do_not_depend_on_the_supercell():
-    model = random_model(PERIODIC)
-    for kind in ("cubic", "triclinic", "left-handed"):
-        atoms = rock_salt(kind)
-        one, eight = born(model, atoms), born(model, atoms.repeat(2))
-        np.testing.assert_allclose(eight, np.tile(one, (8, 1, 1)), atol=1e-8)
+@pytest.mark.parametrize("options", [PERIODIC, LongRangeOptions()], ids=["dipoles", "both"])
+def test_periodic_born_charges_do_not_depend_on_the_supercell(options):
+    for name in BLOCKS:
+        model = random_model(options, **BLOCKS[name])
+        for kind in ("cubic", "triclinic", "left-handed"):
+            atoms = rock_salt(kind)
+            one, eight = born(model, atoms), born(model, atoms.repeat(2))
+            np.testing.assert_allclose(eight, np.tile(one, (8, 1, 1)), atol=1e-8)
+
+
+def charge_wave(model, atoms, atom, axis, direction, n, step=1e-4):
+    """The first moment along a wave of the charges that a wave of displacements makes.
+
+    One atom of n cells in a row is displaced by a cosine and a sine wave q. The charges that
+    follow, −κφ included, are summed with e^{−iq·(r_j − r_i)}; what the macroscopic field does,
+    the term k = q of the Coulomb sum, is taken off.
+    """
+    repeats = [1, 1, 1]
+    repeats[direction] = n
+    row, size = atoms.repeat(repeats), len(atoms)
+    q = 2 * np.pi * atoms.cell.reciprocal()[direction] / n
+    along = (row.positions[::size] - row.positions[0]) @ q
+    names = ("charges", "induced_charges", "atomic_dipoles", "induced_dipoles")
+    changes = []
+    for wave in (np.cos(along), np.sin(along)):
+        outputs = []
+        for sign in (-1, 1):
+            moved = row.copy()
+            moved.positions[atom::size, axis] += sign * step * wave
+            out = evaluate(model, moved, compute_force=False)
+            outputs.append([out[key].detach().numpy() for key in (*names, "atomic_quadrupoles")])
+        changes.append([(b - a) / (2 * step) for a, b in zip(*outputs, strict=True)])
+    charge, induced, dipole, response, quadrupole = (
+        c + 1j * s for c, s in zip(*changes, strict=True)
+    )
+    phase = np.exp(-1j * (row.positions - atoms.positions[atom]) @ q)
+    out = evaluate(model, atoms)
+    kappa = out["softness"].detach().sum().item()
+    own = [(out[a] - out[b])[atom].detach().numpy() for a, b in (names[:2], names[2:])]
+    own.append(out["atomic_quadrupoles"][atom].detach().numpy())
+
+    def source(q_, mu, quad):
+        return q_ - 1j * mu @ q - 0.5 * np.einsum("...ab,a,b->...", quad, q, q)
+
+    at_q = (phase * source(charge - induced, dipole - response, quadrupole)).sum() / n
+    at_q = at_q - 1j * q[axis] * source(*own)
+    macroscopic = np.exp(-0.5 * q @ q) / (q @ q * EPS0 * atoms.get_volume()) * at_q
+    total = (phase * charge).sum() / n + kappa * macroscopic
+    length = np.linalg.norm(q)
+    return -total.imag / length, q / length
+
+
+@pytest.mark.parametrize("conserve", [False, True])
+def test_induced_charges_follow_the_long_wavelength_limit(conserve):
+    """Born charges along q are the limit of long waves of displacements, response included.
+
+    The k-space sum is converged here: waves q + G must not cross its sharp cutoff.
+    """
+    options = LongRangeOptions(conserve_charge=conserve, kspace_spacing=1.1)
+    model, atoms = random_model(options, r_max=3.2), rock_salt("left-handed")
+    z = born(model, atoms)
+    still = evaluate(model, atoms)["charges"].detach().numpy()
+    for atom, axis, direction in ((0, 0, 2), (3, 1, 0)):
+        dipoles = []
+        for sign in (-1, 1):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += sign * 1e-4
+            out = evaluate(model, moved, compute_force=False)
+            dipoles.append(out["atomic_dipoles"].detach().numpy().sum(0))
+        moments = z[atom, :, axis] - (dipoles[1] - dipoles[0]) / 2e-4
+        moments[axis] -= still[atom]
+        short, _ = charge_wave(model, atoms, atom, axis, direction, 8)
+        long, unit = charge_wave(model, atoms, atom, axis, direction, 16)
+        limit = (4 * long - short) / 3  # the error falls with q²
+        assert unit @ moments == pytest.approx(limit, abs=2e-6)
+        assert abs(limit) > 1e-4
 
 
 def test_open_born_charges_equal_finite_differences_of_the_dipole():
@@ -98,6 +178,13 @@ def test_large_box_agrees_with_open_structure():
     np.testing.assert_allclose(born(model, boxed), expected, atol=1e-9)
 
 
+def test_mesh_gives_the_same_born_charges():
+    model, atoms = random_model(), rock_salt("triclinic").repeat(2)
+    exact = born(model, atoms)
+    model.electrostatics.solver = "mesh"
+    np.testing.assert_allclose(born(model, atoms), exact, atol=1e-5)
+
+
 def test_hooks_are_gone_afterwards():
     model, atoms = random_model(PERIODIC), rock_salt()
     before = evaluate(model, atoms)
@@ -106,9 +193,36 @@ def test_hooks_are_gone_afterwards():
     assert torch.equal(before["forces"], after["forces"])
 
 
+def test_sum_rule_and_screening():
+    model, atoms = random_model(), rock_salt("triclinic")
+    batch = make_batch([atoms, rock_salt()], model)
+    z = born_charges(model, batch)
+    assert acoustic_sum(z, batch["batch"], 2).abs().max() > 0.1
+    charged = torch.tensor([0.0, 2.0], dtype=z.dtype)
+    enforced = enforce_sum_rule(z, batch["batch"], 2, charged)
+    expected = charged[:, None, None] * torch.eye(3, dtype=z.dtype)
+    torch.testing.assert_close(acoustic_sum(enforced, batch["batch"], 2), expected)
+    torch.testing.assert_close(
+        born_charges(model, batch, sum_rule=True), enforce_sum_rule(z, batch["batch"], 2)
+    )
+    out = model(batch)
+    for number, structure in enumerate((atoms, rock_salt())):
+        mine = batch["batch"] == number
+        trace = out["atomic_polarizabilities"][mine].detach().sum(0).trace()
+        chi = trace / (3 * EPS0 * structure.get_volume())
+        screened = born_charges(model, batch, epsilon_infinity=2.25, divide_by_chi=True)
+        torch.testing.assert_close(screened[mine], z[mine] * 1.5 / torch.sqrt(1 + chi))
+    # A molecule in vacuum is not screened.
+    batch = make_batch([salty_water()], model)
+    z = born_charges(model, batch)
+    assert torch.equal(born_charges(model, batch, epsilon_infinity=2.25, divide_by_chi=True), z)
+
+
 def test_refusals():
-    with pytest.raises(InputError, match="periodic structure with induced charges"):
-        born(random_model(), rock_salt())
     model = random_model(PERIODIC)
     with pytest.raises(InputError, match="separate batches"):
         born_charges(model, make_batch([rock_salt(), salty_water()], model))
+    with pytest.raises(InputError, match="of a slab are not available"):
+        born(model, wet_slab())
+    with pytest.raises(InputError, match="number of 1 or more, got 0.5"):
+        born_charges(model, make_batch([rock_salt()], model), epsilon_infinity=0.5)

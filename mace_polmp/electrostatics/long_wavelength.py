@@ -1,0 +1,114 @@
+"""Where induced charges sit when a source changes: first moments in the long-wavelength limit.
+
+An induced charge Δq_j = −κ_j φ_j answers to every source in the crystal, however far. The
+polarization that this makes is defined by a displacement of wave vector p → 0 with the macroscopic
+field, the wave k = p of the Coulomb sum, held at zero (tin-foil: it is the boundary condition of
+Born charges). All other waves k = p + G are smooth in p, and to first order in p each source l and
+site j count with the vector between them,
+
+    H_a = Σ_{j, l, images} −κ_j (r_j − r_l)_a (L_l f)(r_j − r_l).
+
+The kernel r_a f(r) has the transform i ∂f/∂k_a, so with T = Σ_j −κ_j e^{ik·r_j}, the structure
+factor S of the sources and S^a = Σ_l (μ_a + i k·Q_a)_l e^{ik·r_l}
+
+    H_a = 1/(eps0 V) Σ_k e^{−σ²k²/2}/k² [k_a (σ² + 2/k²) Im(T S*) + Re(T S^a*)],
+
+which does not depend on the supercell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mace_polmp.electrostatics.moments import source_moments
+from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.reciprocal import Lattice, Solver
+
+
+def induced_charge_moment(
+    positions: Tensor,
+    cell: Tensor,
+    batch: Tensor,
+    multipoles: Multipoles,
+    softness: Tensor,
+    limits: tuple[int, int, int],
+    make_solver: Callable[[Tensor], Solver],
+    smearing: float,
+    k_cutoff: float,
+) -> Tensor:
+    """H [n_structures, 3], e Å, for its derivatives: its value has no meaning.
+
+    Its derivative with respect to a source, a position or a multipole, is the sum of
+    (r_j − r_l) ∂Δq_j over all sites j and images; softnesses and sites are held.
+
+    Args:
+        positions: [n_atoms, 3], Å.
+        cell: [n_structures, 3, 3], Å, of fully periodic structures.
+        batch: [n_atoms] int64.
+        multipoles: the permanent multipoles.
+        softness: κ, [n_atoms], e²/eV.
+        limits, make_solver, smearing, k_cutoff: as of reciprocal_sum.
+    """
+    cell, softness = cell.detach(), softness.detach()
+    lattice = Lattice.of(positions, cell, batch, limits, smearing, k_cutoff)
+    sites = lattice.fraction.detach()
+    solver = make_solver(sites)
+    response = solver.structure_factor(sites, source_moments(Multipoles(-softness)))
+
+    def overlap(sources: Multipoles, fraction: Tensor) -> Tensor:
+        """T S*, complex, for sources at a fraction."""
+        factor = solver.structure_factor(fraction, lattice.moments(sources, batch))
+        return response * factor.conj()
+
+    product = overlap(multipoles, lattice.fraction)
+    weighted = lattice.weight * (smearing**2 + 2.0 / lattice.square) * product.imag
+    by_order = torch.stack([(n * weighted).sum((1, 2)) for n in _orders(limits, weighted)], dim=1)
+    # k = 2π n·(inverse cell)ᵀ
+    moment = 2.0 * math.pi * torch.matmul(lattice.inverse, by_order[..., None]).squeeze(-1)
+
+    if multipoles.dipole is not None:
+        quadrupole = multipoles.quadrupole
+        columns = [
+            overlap(
+                Multipoles(
+                    multipoles.dipole[:, a], None if quadrupole is None else quadrupole[:, a]
+                ),
+                lattice.fraction,
+            ).real
+            for a in range(3)
+        ]
+        moment = moment + torch.stack([(lattice.weight * c).sum((1, 2)) for c in columns], dim=1)
+    # The vector is between atoms and is held while a source moves: undo what moves with it.
+    held = _interaction(multipoles, lambda sources: lattice.weight * overlap(sources, sites).real)
+    moving = (positions - positions.detach()) * held[:, None]
+    return moment.index_add(0, batch, moving)
+
+
+def _orders(limits: tuple[int, int, int], like: Tensor) -> list[Tensor]:
+    """n_1, n_2 and n_3 of every wave vector, each to broadcast to [n_1 n_2, n_3]."""
+    n1, n2, n3 = (
+        torch.arange(low, n + 1, dtype=like.dtype, device=like.device)
+        for low, n in zip((-limits[0], -limits[1], 0), limits, strict=True)
+    )
+    n12 = torch.cartesian_prod(n1, n2)
+    return [n12[:, :1], n12[:, 1:], n3]
+
+
+def _interaction(multipoles: Multipoles, energy: Callable[[Multipoles], Tensor]) -> Tensor:
+    """What each source contributes to an energy that is linear in the sources, [n_atoms]."""
+    with torch.enable_grad():
+        leaves = {
+            name: value.detach().requires_grad_(True)
+            for name, value in vars(multipoles).items()
+            if value is not None
+        }
+        slopes = torch.autograd.grad(energy(Multipoles(**leaves)).sum(), list(leaves.values()))
+    parts = [
+        (slope * value.detach()).flatten(1).sum(1) if value.dim() > 1 else slope * value.detach()
+        for slope, value in zip(slopes, leaves.values(), strict=True)
+    ]
+    return torch.stack(parts).sum(0)
