@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.calculator import all_changes
 from mace.calculators import MACECalculator
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
-from mace_polmp.modules.born_charges import born_charges
+from mace_polmp.modules.born_charges import born_charges, field_on_charges
 from mace_polmp.modules.io import load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
+from mace_polmp.modules.observables import electronic_permittivity, screening_factor
 from mace_polmp.structures import check_boundary, check_structure
+from mace_polmp.units import EPS0
+
+FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | None
 
 _REFUSED = ("compile_mode", "enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
 
@@ -31,7 +35,9 @@ class MultipoleMACECalculator(MACECalculator):
     coordinates; for a periodic structure only its changes along unwrapped positions mean
     something), and atomic_dipoles [n, 3] e Å, atomic_quadrupoles [n, 3, 3] e Å²,
     atomic_polarizabilities [n, 3, 3] and polarizability [3, 3] e² Å²/eV, long_range_energy eV;
-    and, where asked for, born_charges [n, 3, 3] e (polarization, displacement).
+    and, where asked for, born_charges [n, 3, 3] e (polarization, displacement),
+    electronic_polarizability [3, 3] e² Å²/eV (with the local-field sum of a periodic structure) and
+    electronic_permittivity [3, 3] (ε∞ of a periodic structure).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
 
     Args:
@@ -39,7 +45,14 @@ class MultipoleMACECalculator(MACECalculator):
         models: loaded models, instead of model_paths.
         device: "cpu", "cuda", …
         default_dtype: "float32" or "float64"; "" keeps the model's.
-        external_field: uniform field [3], V/Å, or None. Open structures only.
+        external_field: uniform field [3], V/Å, or a function that gives one for a time in fs (see
+            follow), or None. Energy and forces in the field are those of −D·F − ½ F·α·F. Along
+            periodic directions the energy of a charge is not defined and refused; forces Z*ᵀF,
+            response included, are those of the Born charges, and zero_field_energy is the energy
+            without the field.
+        epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
+            structures (see modules.observables.screening_factor); never of energies and forces.
+        sum_rule: whether to enforce the acoustic sum rule on born_charges.
         **kwargs: of mace.calculators.MACECalculator. Its compile_mode, enable_cueq, enable_oeq
             and padding do not work with this model and are refused.
 
@@ -53,7 +66,10 @@ class MultipoleMACECalculator(MACECalculator):
         models: MultipoleMACE | list[MultipoleMACE] | None = None,
         device: str = "cpu",
         default_dtype: str = "",
-        external_field: Sequence[float] | None = None,
+        external_field: FieldLike = None,
+        epsilon_infinity: float | None = None,
+        divide_by_chi: bool = False,
+        sum_rule: bool = False,
         **kwargs: Any,
     ) -> None:
         for name in _REFUSED:
@@ -78,24 +94,48 @@ class MultipoleMACECalculator(MACECalculator):
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)
         # Energies per atom would not add up to the energy: the long-range part has no atoms.
         own = [p for p in self.implemented_properties if p not in ("energies", "node_energy")]
-        own += [*ELECTRICAL_OUTPUTS, "born_charges"]
+        own += [*ELECTRICAL_OUTPUTS, *_ON_DEMAND, "zero_field_energy"]
         if self.num_models > 1:
             own += ["dipole_comm", "dipole_var"]
         self.implemented_properties = own
+        screening_factor(None, torch.ones(1, 3, dtype=torch.bool), epsilon_infinity)  # refuses
+        self.epsilon_infinity = epsilon_infinity
+        self.divide_by_chi = divide_by_chi
+        self.sum_rule = sum_rule
+        self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
         self.external_field = external_field
 
     @property
-    def external_field(self) -> np.ndarray | None:
-        """Uniform external field [3], V/Å; setting it discards the results."""
+    def external_field(self) -> FieldLike:
+        """Uniform field [3], V/Å, or a function of the time; setting it discards the results."""
         return self._external_field
 
     @external_field.setter
-    def external_field(self, value: Sequence[float] | None) -> None:
-        field = None if value is None else np.array(value, dtype=float)
-        if field is not None and (field.shape != (3,) or not np.isfinite(field).all()):
-            raise InputError(f"external_field must be three finite numbers in V/Å, got {value}")
-        self._external_field = field
+    def external_field(self, value: FieldLike) -> None:
+        if not (value is None or callable(value)):
+            value = _field(value)
+        self._external_field = value
         self.results = {}
+
+    def field_at(self, time: float) -> np.ndarray:
+        """The external field at a time in fs, [3], V/Å; zero if there is none."""
+        field = self._external_field
+        if field is None:
+            return np.zeros(3)
+        return _field(field(time)) if callable(field) else np.asarray(field)
+
+    def follow(self, dynamics: Any) -> None:
+        """Let a field that depends on time follow the clock of an ASE dynamics.
+
+        Forces are evaluated at the end of a step: after each the calculator's time becomes the end
+        of the next. Results of the present positions stay what they are.
+        """
+
+        def advance() -> None:
+            self.time = (dynamics.nsteps + 1) * dynamics.dt / units.fs
+
+        self.time = dynamics.nsteps * dynamics.dt / units.fs
+        dynamics.attach(advance, interval=1)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list:
         # Results emptied by a new field must not count as up to date.
@@ -110,30 +150,62 @@ class MultipoleMACECalculator(MACECalculator):
         """Evaluate the structure; all properties at once, as upstream.
 
         Raises:
-            InputError: a structure that cannot be evaluated, or an external field on a periodic
-                one.
+            InputError: a structure that cannot be evaluated, the energy or stress of a periodic one
+                in an external field, or a field in the plane of a slab.
         """
         atoms = self.atoms if atoms is None else atoms
         first, *others = self.models
         check_structure(atoms, "atoms", self.z_table.zs, first.electrostatics)
         for model in others:
             check_boundary(atoms, "atoms", model.electrostatics)
-        if self._external_field is not None and atoms.pbc.any():
-            raise InputError(
-                "external_field on a periodic structure is not available in this version: the "
-                "energy of a charge in a field is not defined there. Set pbc to F F F or leave "
-                "the field out"
-            )
+        field, asked = self.field_at(self.time), set(properties or ())
+        if field.any():
+            _check_field(atoms, field, asked)
         super().calculate(atoms, properties, system_changes)
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
         for name in ELECTRICAL_OUTPUTS:
             mean = self._outputs[name].mean(0).cpu().numpy()
             self.results[name] = mean if mean.ndim else float(mean)
-        if properties is not None and "born_charges" in properties:
-            batch = self._atoms_to_batch(atoms)
-            tensors = [born_charges(m, self._clone_batch(batch).to_dict()) for m in self.models]
-            self.results["born_charges"] = torch.stack(tensors).mean(0).cpu().numpy()
+        self._take_off_field(atoms, field)
+        batch = None
+        if atoms.pbc.all():
+            if field.any():
+                batch = self._atoms_to_batch(atoms)
+                self._act_on_charges(batch)
+            self.results["dipole"] = self.results["dipole"] * self._screening(atoms)
+        for name in asked.intersection(_ON_DEMAND):
+            batch = batch or self._atoms_to_batch(atoms)
+            values = [_ON_DEMAND[name](self, model, batch) for model in self.models]
+            self.results[name] = torch.stack(values).mean(0).detach().cpu().numpy()
+
+    def _take_off_field(self, atoms: Atoms, field: np.ndarray) -> None:
+        """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field.
+
+        Along periodic directions the field has an energy with atomic dipoles only.
+        """
+        results = self.results
+        moment = results["atomic_dipoles"].sum(0) if atoms.pbc.all() else results["dipole"]
+        induced = 0.5 * field @ results["polarizability"] @ field
+        results["zero_field_energy"] = float(results["energy"] + moment @ field - induced)
+
+    def _act_on_charges(self, batch: Any) -> None:
+        """Add the forces of the field on the charges of a periodic structure."""
+        field = batch["applied_field"]
+        forces = torch.stack(
+            [field_on_charges(m, self._clone_batch(batch).to_dict(), field) for m in self.models]
+        ).mean(0)
+        self.results["forces"] = self.results["forces"] + forces.cpu().numpy()
+        for name in _UNDEFINED_IN_FIELD:
+            self.results.pop(name, None)
+
+    def _screening(self, atoms: Atoms) -> float:
+        chi = None
+        if self.divide_by_chi:
+            trace = np.trace(self.results["polarizability"])
+            chi = torch.tensor([trace / (3.0 * EPS0 * atoms.get_volume())])
+        periodic = torch.ones(1, 3, dtype=torch.bool)
+        return float(screening_factor(chi, periodic, self.epsilon_infinity))
 
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         batch = super()._atoms_to_batch(atoms)
@@ -141,10 +213,9 @@ class MultipoleMACECalculator(MACECalculator):
             # Upstream makes the cell much longer where it is not periodic.
             cell = np.array(atoms.cell.array)
             batch["cell"] = torch.as_tensor(cell, dtype=batch["cell"].dtype, device=self.device)
-        if self._external_field is not None:
-            field = torch.as_tensor(
-                self._external_field, dtype=batch["positions"].dtype, device=self.device
-            )
+        field = self.field_at(self.time)
+        if field.any():
+            field = torch.as_tensor(field, dtype=batch["positions"].dtype, device=self.device)
             batch["applied_field"] = field.view(1, 3)
         return batch
 
@@ -158,6 +229,65 @@ class MultipoleMACECalculator(MACECalculator):
             tensors[name] = torch.zeros(full, dtype=out[name].dtype, device=self.device)
         self._outputs = tensors
         return tensors, node_e0
+
+
+def _born_charges(calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any) -> torch.Tensor:
+    data = calc._clone_batch(batch).to_dict()
+    return born_charges(model, data, calc.epsilon_infinity, calc.divide_by_chi, calc.sum_rule)
+
+
+def _polarizability(
+    calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any
+) -> torch.Tensor:
+    with torch.no_grad():
+        return model.electronic_polarizability(batch.to_dict())[0]
+
+
+def _permittivity(calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any) -> torch.Tensor:
+    if not bool(batch["pbc"].all()):
+        raise InputError(
+            "electronic_permittivity needs a structure that is periodic in three directions; ask "
+            "for electronic_polarizability"
+        )
+    polarizability = _polarizability(calc, model, batch)[None]
+    return electronic_permittivity(polarizability, batch["cell"].view(1, 3, 3))[0]
+
+
+# Results that cost more than they are usually worth: computed where asked for by name.
+_ON_DEMAND = {
+    "born_charges": _born_charges,
+    "electronic_polarizability": _polarizability,
+    "electronic_permittivity": _permittivity,
+}
+_UNDEFINED_IN_FIELD = ("energy", "free_energy", "stress")
+
+
+def _field(value: Any) -> np.ndarray:
+    field = np.array(value, dtype=float)
+    if field.shape != (3,) or not np.isfinite(field).all():
+        raise InputError(f"external_field must be three finite numbers in V/Å, got {value}")
+    return field
+
+
+def _check_field(atoms: Atoms, field: np.ndarray, asked: set[str]) -> None:
+    """Refuse what is not defined in a field along periodic directions."""
+    refused = [name for name in _UNDEFINED_IN_FIELD if name in asked]
+    if atoms.pbc.all() and refused:
+        raise InputError(
+            f"{refused[0]} in an external_field along a periodic direction: the energy of a charge "
+            "is not defined there. Ask for the forces, or for zero_field_energy, or set pbc to "
+            "F F F"
+        )
+    if atoms.pbc.sum() == 2:
+        axis = int(np.flatnonzero(~atoms.pbc)[0])
+        normal = np.cross(atoms.cell[(axis + 1) % 3], atoms.cell[(axis + 2) % 3])
+        normal /= np.linalg.norm(normal)
+        if np.linalg.norm(field - (field @ normal) * normal) > 1e-6 * np.linalg.norm(field):
+            raise InputError(
+                "external_field of a slab must be along its normal, "
+                f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
+                "Born charges that a field in the plane needs are not available for slabs"
+            )
 
 
 def _expand(model_paths: Any) -> list[Path]:

@@ -147,9 +147,9 @@ class Electrostatics(torch.nn.Module):
             multipoles: the permanent multipoles.
             response: softness and polarizability, or None for no response.
             external_field: uniform field, [n_structures, 3], V/Å, or None. It acts on dipoles
-                (permanent and induced) everywhere and on charges in open structures; the
-                energy of a charge in a periodic cell is not defined, its force is the Born
-                charge times the field.
+                (permanent and induced) everywhere, on charges in open structures and, along its
+                normal, in a slab; the energy of a charge along a periodic direction is not
+                defined, its force is the Born charge times the field.
             conserve_charge: induced charges sum to zero in each structure.
             with_field: False spares potential and field where no response needs them.
 
@@ -172,7 +172,10 @@ class Electrostatics(torch.nn.Module):
             positions, cell, pbc, batch, multipoles, with_field
         )
         if external_field is not None:
-            permanent = permanent + _field_energy(positions, pbc, batch, multipoles, external_field)
+            acting = acting_on_charges(external_field, cell, pbc)
+            permanent = permanent + _field_energy(
+                positions, batch, multipoles, external_field, acting
+            )
 
         zero = torch.zeros_like(permanent)
         charge, energy_charge = torch.zeros_like(positions[:, 0]), zero
@@ -184,8 +187,10 @@ class Electrostatics(torch.nn.Module):
             )
         if polarizability is not None:
             assert field is not None
-            acting = field if external_field is None else field + external_field[batch]
-            dipole, energy_dipole = induced_dipoles(polarizability, acting, batch, n_structures)
+            total_field = field if external_field is None else field + external_field[batch]
+            dipole, energy_dipole = induced_dipoles(
+                polarizability, total_field, batch, n_structures
+            )
         return ElectrostaticsResult(
             energy=permanent + energy_charge + energy_dipole,
             energy_permanent=permanent,
@@ -337,12 +342,32 @@ class _Sources:
         )
 
 
+def acting_on_charges(external_field: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    """The part of a uniform field in which a charge has an energy, [n_structures, 3].
+
+    All of it in open structures, the part along the normal in slabs, none in periodic structures.
+    """
+    n_periodic = pbc.sum(1)[:, None]
+    # The reciprocal vector of the axis that is not periodic is along the normal.
+    axis = (~pbc).to(torch.int64).argmax(1)
+    first, second = ((axis + 1) % 3, (axis + 2) % 3)
+    each = torch.arange(pbc.shape[0], device=pbc.device)
+    normal = torch.linalg.cross(cell[each, first], cell[each, second])
+    normal = normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True).clamp(min=1e-12)
+    along = (external_field * normal).sum(1, keepdim=True) * normal
+    in_slab = torch.where(n_periodic == 2, along, torch.zeros_like(along))
+    return torch.where(n_periodic == 0, external_field, in_slab)
+
+
 def _field_energy(
-    positions: Tensor, pbc: Tensor, batch: Tensor, multipoles: Multipoles, external_field: Tensor
+    positions: Tensor,
+    batch: Tensor,
+    multipoles: Multipoles,
+    external_field: Tensor,
+    acting: Tensor,
 ) -> Tensor:
-    """−Σ μ_i·F − Σ q_i r_i·F, the second sum for open structures only: [n_structures] eV."""
-    moment = multipoles.charge[:, None] * positions * (~pbc.any(1))[batch, None]
+    """−Σ μ_i·F − Σ q_i r_i·F, the second with what acts on charges: [n_structures] eV."""
+    per_atom = -multipoles.charge * (positions * acting[batch]).sum(-1)
     if multipoles.dipole is not None:
-        moment = moment + multipoles.dipole
-    per_atom = -(moment * external_field[batch]).sum(-1)
-    return per_atom.new_zeros(pbc.shape[0]).index_add(0, batch, per_atom)
+        per_atom = per_atom - (multipoles.dipole * external_field[batch]).sum(-1)
+    return per_atom.new_zeros(external_field.shape[0]).index_add(0, batch, per_atom)

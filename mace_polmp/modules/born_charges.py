@@ -84,7 +84,8 @@ def born_charges(
     if not bool(periodic.any()):
         charges = _open(model, data)
     elif bool(periodic.all()):
-        charges = _periodic(model, data)
+        unit = torch.eye(3, dtype=data["positions"].dtype, device=pbc.device)
+        charges = _periodic(model, data, unit[:, None].expand(-1, pbc.shape[0], -1))
     else:
         raise InputError("born_charges: give open and periodic structures in separate batches")
     if epsilon_infinity is not None or divide_by_chi:
@@ -139,36 +140,65 @@ def _open(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def _periodic(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
+def field_on_charges(model: MultipoleMACE, data: dict[str, Tensor], field: Tensor) -> Tensor:
+    """Forces of a uniform field on the charges of periodic structures, [n_atoms, 3], eV/Å.
+
+    Σ_a F_a Z*_{i,ab} without the dipoles' part of Z*, whose energy in the field is defined and
+    part of the model's; induced charges included. Costs about as much as the forces.
+
+    Args:
+        model: a MultipoleMACE.
+        data: upstream's batch dictionary, all structures fully periodic.
+        field: [n_structures, 3], V/Å.
+    """
+    return _periodic(model, data, field[None], dipoles=False)[:, 0]
+
+
+def _periodic(
+    model: MultipoleMACE, data: dict[str, Tensor], directions: Tensor, dipoles: bool = True
+) -> Tensor:
+    """Σ_a d_a Z*_{i,ab} for directions d of the polarization, [n_atoms, n_directions, 3].
+
+    Args:
+        model, data: as of born_charges.
+        directions: [n_directions, n_structures, 3].
+        dipoles: whether to include the polarization of dipoles.
+    """
     data = _leaves(data)
-    positions, receiver = data["positions"], data["edge_index"][1]
+    data.pop("applied_field", None)
+    positions, batch = data["positions"], data["batch"]
+    sender, receiver = data["edge_index"][0], data["edge_index"][1]
     with torch.no_grad():
         vectors, _ = get_edge_vectors_and_lengths(
             positions=positions, edge_index=data["edge_index"], shifts=data["shifts"]
         )
-    with _Tangents(model, vectors).on_messages() as tangents:
+    with _Tangents(model, vectors.shape[0]).on_messages() as tangents:
         _, multipoles, response, result = model.long_range(data)
-    charge = (multipoles.charge + result.induced_charge).detach()
-    out = torch.diag_embed(charge[:, None].expand(-1, 3)).contiguous()
     local = _local_sum(model, data, multipoles, response, result)
-    along = atomic_dipoles(multipoles, result).sum(0)
+    moment = torch.zeros_like(directions[0])
+    if dipoles:
+        moment = moment.index_add(0, batch, atomic_dipoles(multipoles, result))
     if response.softness is not None:
-        along = along + model.electrostatics.induced_charge_moment(
+        moment = moment + model.electrostatics.induced_charge_moment(
             positions,
             data["cell"].view(-1, 3, 3),
             data["pbc"].view(-1, 3),
-            data["batch"],
+            batch,
             multipoles,
             response.softness,
-        ).sum(0)
-    tangents.axis = None
-    own = vectors[:, :, None] * _gradient(local, data["shifts"], retain=True)[:, None, :]
-    out = out.index_add(0, receiver, -own)
-    for a in range(3):
-        tangents.axis = a
+        )
+    by_edge = _gradient(local, data["shifts"], retain=True)
+    charge = (multipoles.charge + result.induced_charge).detach()
+    columns = []
+    for number, direction in enumerate(directions):
+        projected = (vectors * direction[batch[sender]]).sum(-1)
+        tangents.projected = projected
         # Zero times the local sum: its paths are walked, and gain what is added at the messages.
-        out[:, a] += _gradient(along[a] + 0.0 * local, positions, retain=a < 2)
-    return out
+        value = (moment * direction).sum() + 0.0 * local
+        column = _gradient(value, positions, retain=number + 1 < len(directions))
+        column = column.index_add(0, receiver, -projected[:, None] * by_edge)
+        columns.append(column + charge[:, None] * direction[batch])
+    return torch.stack(columns, dim=1)
 
 
 def _local_sum(
@@ -214,17 +244,20 @@ def _gradient(value: Tensor, leaf: Tensor, retain: bool) -> Tensor:
 
 
 class _Tangents:
-    """The gradients at the messages: noted in one backward pass, added in those along an axis.
+    """The gradients at the messages: noted in one backward pass, added in others.
 
     Args:
         model: whose messages to follow.
-        vectors: [n_edges, 3], Å.
+        n_edges: the number of edges.
+
+    Attributes:
+        projected: ε·D_e of the edges, [n_edges], in passes that add; None in the one that notes.
     """
 
-    def __init__(self, model: MultipoleMACE, vectors: Tensor) -> None:
-        self.axis: int | None = None
+    def __init__(self, model: MultipoleMACE, n_edges: int) -> None:
+        self.projected: Tensor | None = None
         self._model = model
-        self._vectors = vectors
+        self._n_edges = n_edges
         self._count = 0
         self._noted: dict[int, Tensor] = {}
 
@@ -239,7 +272,7 @@ class _Tangents:
                 hook.remove()
 
     def _follow(self, module: Any, inputs: Any, output: Tensor) -> None:
-        if output.shape[0] != self._vectors.shape[0]:
+        if output.shape[0] != self._n_edges:
             raise InputError(
                 "born_charges: this backbone fuses its messages over edges; use a model that is "
                 "not converted for an accelerator"
@@ -250,11 +283,11 @@ class _Tangents:
         self._count += 1
 
         def change(gradient: Tensor) -> Tensor | None:
-            if self.axis is None:
+            if self.projected is None:
                 self._noted[number] = gradient
-            if self.axis is None or number not in self._noted:
+            if self.projected is None or number not in self._noted:
                 return None
-            along = self._vectors[:, self.axis].view(-1, *([1] * (gradient.dim() - 1)))
+            along = self.projected.view(-1, *([1] * (gradient.dim() - 1)))
             return torch.addcmul(gradient, along, self._noted[number])
 
         output.register_hook(change)

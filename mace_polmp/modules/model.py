@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mace  # noqa: F401  before e3nn
@@ -12,8 +13,10 @@ from mace.modules.utils import get_edge_vectors_and_lengths, get_outputs
 from torch import Tensor
 
 from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.engine import acting_on_charges
 from mace_polmp.modules.observables import (
     atomic_dipoles,
+    electronic_polarizability,
     neutral_slabs,
     polarizability_tensors,
     total_dipole,
@@ -121,7 +124,10 @@ class MultipoleMACE(ScaleShiftMACE):
 
         Args:
             data: upstream's batch dictionary; needs "pbc" [n_structures, 3] bool. An entry
-                "applied_field" [n_structures, 3], V/Å, adds a uniform external field.
+                "applied_field" [n_structures, 3], V/Å, adds a uniform external field, whose
+                energy is −D·F − ½ F·α·F with the dipole D and polarizability α of the model.
+                Along periodic directions it acts on dipoles only; see
+                born_charges.field_on_charges.
             training, compute_*: as upstream.
 
         Returns:
@@ -220,7 +226,22 @@ class MultipoleMACE(ScaleShiftMACE):
             conserve_charge=self.long_range_options.conserve_charge,
             with_field=False,
         )
+        if "applied_field" in data and response.softness is not None:
+            result = _field_on_induced_charges(data, result)
         return short, multipoles, response, result
+
+    def electronic_polarizability(self, data: dict[str, Tensor]) -> Tensor:
+        """Polarizability with local fields, [n_structures, 3, 3], e² Å²/eV: see observables.py."""
+        response = self.read_multipoles(data)[2]
+        positions = data["positions"]
+        return electronic_polarizability(
+            self.electrostatics,
+            positions,
+            data["cell"].view(-1, 3, 3),
+            data["pbc"].view(-1, 3),
+            data["batch"],
+            polarizability_tensors(response, positions.shape[0], positions),
+        )
 
     def _electrical_outputs(
         self,
@@ -247,6 +268,23 @@ class MultipoleMACE(ScaleShiftMACE):
             "dipole": total_dipole(positions, data["batch"], n_structures, multipoles, result),
             "polarizability": total_polarizability(alpha, data["batch"], n_structures),
         }
+
+
+def _field_on_induced_charges(
+    data: dict[str, Tensor], result: ElectrostaticsResult
+) -> ElectrostaticsResult:
+    """Add −Σ Δq_i r_i·F: first order in the field, so that −∂E/∂F is the whole dipole."""
+    batch = data["batch"]
+    field = acting_on_charges(
+        data["applied_field"], data["cell"].view(-1, 3, 3), data["pbc"].view(-1, 3)
+    )
+    per_atom = -result.induced_charge * (data["positions"] * field[batch]).sum(-1)
+    energy = torch.zeros_like(result.energy).index_add(0, batch, per_atom)
+    return replace(
+        result,
+        energy=result.energy + energy,
+        energy_induced_charge=result.energy_induced_charge + energy,
+    )
 
 
 def _strain(data: dict[str, Tensor], strained: bool) -> tuple[dict[str, Tensor], Tensor]:

@@ -8,7 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics import (
+    Electrostatics,
+    ElectrostaticsResult,
+    Multipoles,
+    ResponseCoefficients,
+)
 from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.errors import InputError
 from mace_polmp.units import EPS0
@@ -51,6 +56,60 @@ def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: T
 def total_polarizability(atomic: Tensor, batch: Tensor, n_structures: int) -> Tensor:
     """Σ_i α_i, [n_structures, 3, 3], e² Å²/eV: what one-step response gives to a uniform field."""
     return atomic.new_zeros(n_structures, 3, 3).index_add(0, batch, atomic)
+
+
+def electronic_polarizability(
+    engine: Electrostatics,
+    positions: Tensor,
+    cell: Tensor,
+    pbc: Tensor,
+    batch: Tensor,
+    atomic: Tensor,
+) -> Tensor:
+    """The polarizability tensor of each structure in one-step response, [n_structures, 3, 3].
+
+    In open structures Σ_i α_i, the second derivative of the energy by the field. In periodic ones
+    the dipoles that a macroscopic field induces act on each other; to first order, as in the
+    response to the permanent multipoles, that adds the local-field sum Σ_ij α_i T_ij α_j with the
+    tin-foil T (Gaussians, without an atom's own; in slabs with the dipole correction).
+
+    Args:
+        engine: the model's electrostatics.
+        positions, cell, pbc, batch: as of the engine.
+        atomic: α_i, [n_atoms, 3, 3], e² Å²/eV.
+
+    Returns:
+        e² Å²/eV, differentiable.
+    """
+    n_structures = pbc.shape[0]
+    bare = total_polarizability(atomic, batch, n_structures)
+    if not bool(pbc.any()):
+        return bare
+    # The fields along x, y and z as three copies of the batch.
+    dipoles = atomic.permute(2, 0, 1).reshape(-1, 3)
+    copies = torch.cat([batch + a * n_structures for a in range(3)])
+    result = engine(
+        positions.repeat(3, 1),
+        cell.repeat(3, 1, 1),
+        pbc.repeat(3, 1),
+        copies,
+        Multipoles(torch.zeros_like(dipoles[:, 0]), dipoles),
+    )
+    assert result.field is not None
+    field = result.field.view(3, -1, 3)
+    local = torch.einsum("nbc,anc->nba", atomic, field)
+    local = local * pbc.any(1)[batch, None, None]
+    return bare + total_polarizability(local, batch, n_structures)
+
+
+def electronic_permittivity(polarizability: Tensor, cell: Tensor) -> Tensor:
+    """ε∞ = 1 + α/(eps0 V) of periodic structures, [n_structures, 3, 3].
+
+    An estimate: of a model trained on energies and forces, what its induced dipoles screen. The
+    rest of the screening is in its latent charges (see screening_factor).
+    """
+    volume = torch.linalg.det(cell).abs()[:, None, None]
+    return torch.eye(3).to(polarizability) + polarizability / (EPS0 * volume)
 
 
 def susceptibility(atomic: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:

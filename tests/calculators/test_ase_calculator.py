@@ -85,9 +85,10 @@ def test_committee_mean_and_spread(tmp_path):
     assert calc.results["dipole_comm"].shape == (2, 3)
 
 
-def test_field_is_conservative_and_gives_the_dipole():
-    """Forces are −dE/dr, and without induced charges −dE/dF is the dipole."""
-    model, atoms = random_model(LongRangeOptions(induced="dipole")), salty_water()
+@pytest.mark.parametrize("options", [FULL, LongRangeOptions(conserve_charge=True)])
+def test_field_is_conservative_and_gives_the_dipole(options):
+    """Forces are −dE/dr, −dE/dF is the dipole and −d²E/dF² the polarizability."""
+    model, atoms = random_model(options), salty_water()
     field, step = np.array([0.05, -0.03, 0.08]), 1e-3
     calc = MultipoleMACECalculator(models=model, default_dtype="float64", external_field=field)
     atoms.calc = calc
@@ -104,7 +105,11 @@ def test_field_is_conservative_and_gives_the_dipole():
     slope = (energy(moved[1], field) - energy(moved[0], field)) / (2 * step)
     np.testing.assert_allclose(forces[2, 1], -slope, atol=1e-5)
 
-    # Here the dipole excludes what the field itself induces, −½ F·α·F being quadratic.
+    calc.external_field = None
+    zero = atoms.get_potential_energy()
+    calc.external_field = field
+    assert calc.get_property("zero_field_energy", atoms) == pytest.approx(zero, abs=1e-9)
+    # At zero field the slope is the dipole without what the field induces, −½ F·α·F.
     for axis in range(3):
         high, low = np.zeros(3), np.zeros(3)
         high[axis], low[axis] = step, -step
@@ -115,6 +120,129 @@ def test_field_is_conservative_and_gives_the_dipole():
     np.testing.assert_allclose(
         dipole - atoms.get_dipole_moment(), polarizability @ field, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("options", [FULL, LongRangeOptions(induced="dipole")])
+def test_forces_of_a_field_in_a_periodic_cell_are_those_of_born_charges(options):
+    """To first order Z*ᵀF; to second the gradient of −½ F·α·F. The energy is refused."""
+    atoms, field = rock_salt("triclinic"), np.array([0.05, -0.03, 0.08])
+    calc = MultipoleMACECalculator(models=random_model(options), default_dtype="float64")
+    atoms.calc = calc
+    born = calc.get_property("born_charges", atoms)
+    zero, energy = atoms.get_forces(), atoms.get_potential_energy()
+    forces = {}
+    for sign in (-1, 1):
+        calc.external_field = sign * field
+        forces[sign] = atoms.get_forces()
+    odd, even = (forces[1] - forces[-1]) / 2, (forces[1] + forces[-1]) / 2
+    np.testing.assert_allclose(odd, np.einsum("a,nab->nb", field, born), atol=1e-9)
+    induced = []
+    for sign in (-1, 1):
+        moved = atoms.copy()
+        moved.positions[4, 1] += sign * 1e-4
+        induced.append(0.5 * field @ calc.get_property("polarizability", moved) @ field)
+    slope = (induced[1] - induced[0]) / 2e-4
+    assert even[4, 1] - zero[4, 1] == pytest.approx(slope, abs=1e-7)
+    atoms.get_forces()
+    assert calc.get_property("zero_field_energy", atoms) == pytest.approx(energy, abs=1e-9)
+    for name in ("energy", "stress"):
+        with pytest.raises(InputError, match=f"{name} in an external_field along a periodic"):
+            calc.get_property(name, atoms)
+
+
+def test_field_along_the_normal_of_a_slab():
+    """There the energy is defined: forces are its gradient, and its slope is the dipole."""
+    slab, field = wet_slab(), np.array([0.0, 0.0, 0.05])
+    calc = MultipoleMACECalculator(models=random_model(FULL), default_dtype="float64")
+    slab.calc = calc
+    dipole = slab.get_dipole_moment()
+    energies = []
+    for sign in (-1, 1):
+        calc.external_field = sign * field
+        energies.append(slab.get_potential_energy())
+    assert (energies[0] - energies[1]) / 0.1 == pytest.approx(dipole[2], abs=1e-8)
+    forces, energies = slab.get_forces(), []
+    for sign in (-1, 1):
+        moved = slab.copy()
+        moved.positions[1, 2] += sign * 1e-4
+        moved.calc = calc
+        energies.append(moved.get_potential_energy())
+    assert forces[1, 2] == pytest.approx((energies[0] - energies[1]) / 2e-4, abs=1e-6)
+    calc.external_field = [0.05, 0, 0]
+    with pytest.raises(InputError, match="must be along its normal, .0.000, 0.000, 1.000., got"):
+        slab.get_forces()
+
+
+def test_a_field_that_depends_on_time_follows_the_dynamics():
+    """A field that is switched on changes the energy by its work, −∫ D·dF."""
+    calc = MultipoleMACECalculator(
+        models=random_model(FULL),
+        default_dtype="float64",
+        external_field=lambda time: [0, 0, 0.3 + 0.3 * np.tanh((time - 2) / 0.7)],
+    )
+    atoms = salty_water()
+    atoms.calc = calc
+    dynamics = VelocityVerlet(atoms, 0.1 * units.fs)
+    calc.follow(dynamics)
+    work, last = 0.0, None
+    for _ in range(50):
+        dynamics.run(1)
+        now = dynamics.get_time() / units.fs
+        slope = (calc.field_at(now + 1e-3) - calc.field_at(now - 1e-3))[2] / 2e-3
+        power = -slope * atoms.get_dipole_moment()[2]  # dE/dt = −D·dF/dt
+        work += 0.0 if last is None else 0.05 * (power + last)
+        last = power
+        if now < 0.15:
+            start = atoms.get_total_energy()
+    change = atoms.get_total_energy() - start
+    assert abs(work) > 1e-2
+    assert change == pytest.approx(work, rel=2e-2)
+    assert calc.time == pytest.approx(5.1)
+
+
+def test_electronic_polarizability_of_a_lattice_follows_clausius_mossotti():
+    """To first order in nα/(3 eps0), with the Lorentz field of point-like dipoles."""
+    from mace_polmp.electrostatics import Electrostatics
+    from mace_polmp.modules.observables import electronic_permittivity, electronic_polarizability
+    from mace_polmp.units import EPS0
+
+    cell = torch.tensor(np.diag([3.0] * 3), dtype=torch.float64)[None]
+    alpha = 0.02 * torch.eye(3, dtype=torch.float64)[None]
+    here = torch.zeros(1, 3, dtype=torch.float64)
+    pbc, batch = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
+    engine = Electrostatics(smearing=0.25, kspace_spacing=0.2)
+    total = electronic_polarizability(engine, here, cell, pbc, batch, alpha)
+    lorentz = alpha[0, 0, 0] * (1 + alpha[0, 0, 0] / (3 * EPS0 * 27))
+    torch.testing.assert_close(total[0], lorentz * torch.eye(3, dtype=torch.float64))
+    permittivity = electronic_permittivity(total, cell)
+    expected = 1 + lorentz / (EPS0 * 27)
+    assert permittivity[0, 1, 1].item() == pytest.approx(expected.item())
+    open_ = electronic_polarizability(engine, here, cell, ~pbc, batch, alpha)
+    assert torch.equal(open_, alpha)
+
+
+def test_electrical_properties_on_demand():
+    calc = MultipoleMACECalculator(
+        models=random_model(FULL), default_dtype="float64", epsilon_infinity=4.0, sum_rule=True
+    )
+    cell = rock_salt("triclinic")
+    cell.calc = calc
+    dipole = 2.0 * evaluate(random_model(FULL), cell)["dipole"][0].detach().numpy()
+    np.testing.assert_allclose(cell.get_dipole_moment(), dipole, atol=1e-9)
+    born = calc.get_property("born_charges", cell)
+    np.testing.assert_allclose(born.sum(0), 0, atol=1e-9)
+    alpha = calc.get_property("electronic_polarizability", cell)
+    bare = calc.get_property("polarizability", cell)
+    assert 0.001 < np.abs(alpha - bare).max() / np.abs(bare).max() < 1.0
+    big = calc.get_property("electronic_polarizability", cell.repeat((2, 1, 1)))
+    np.testing.assert_allclose(big, 2 * alpha, atol=1e-9)
+    permittivity = calc.get_property("electronic_permittivity", cell)
+    again = calc.get_property("electronic_permittivity", cell.repeat((2, 1, 1)))
+    np.testing.assert_allclose(again, permittivity, atol=1e-9)
+    with pytest.raises(InputError, match="needs a structure that is periodic in three"):
+        calc.get_property("electronic_permittivity", salty_water())
+    with pytest.raises(InputError, match="epsilon_infinity must be a number of 1 or more"):
+        MultipoleMACECalculator(models=random_model(), epsilon_infinity=-1.0)
 
 
 def test_changing_the_field_discards_results(model_file):
@@ -195,8 +323,6 @@ def test_bad_structures_are_refused(model_file):
     refused(wire, "pbc T F F: a single periodic direction is not supported")
     with pytest.raises(InputError, match="born_charges of a slab"):
         calc.get_property("born_charges", wet_slab())
-    calc.external_field = [0, 0, 0.1]
-    refused(rock_salt(), "external_field on a periodic structure")
 
 
 def test_bad_arguments_are_refused(model_file, tmp_path):
