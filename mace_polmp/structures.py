@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -42,6 +43,18 @@ def read_structures(path: str | Path) -> list[Atoms]:
     if not frames:
         raise InputError(f"{path}: holds no structure; give one with at least one")
     return list(frames)
+
+
+def find_label(atoms: Atoms, key: str) -> Any:
+    """What a structure has under a name, of the whole or of its atoms; None if nothing.
+
+    ASE moves labels with the names of its own results, such as energy, into a calculator.
+    """
+    if key in atoms.info:
+        return atoms.info[key]
+    if key in atoms.arrays:
+        return atoms.arrays[key]
+    return None if atoms.calc is None else atoms.calc.results.get(key)
 
 
 def as_slab(atoms: Atoms, axis: int = 2) -> Atoms:

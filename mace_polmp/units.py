@@ -19,3 +19,21 @@ HARTREE = 27.211386245988
 
 DEBYE = 0.2081943
 """e Å."""
+
+SPEED_OF_LIGHT = 2997.92458
+"""Å/fs."""
+
+HBAR = 0.6582119569
+"""eV fs."""
+
+BOLTZMANN = 8.617333262e-5
+"""eV/K."""
+
+AMU = 103.642697
+"""Atomic mass unit, eV fs²/Å²."""
+
+AVOGADRO = 6.02214076e23
+"""1/mol."""
+
+WAVENUMBER = 2.0 * math.pi * SPEED_OF_LIGHT * 1e-8
+"""Angular frequency of 1 cm⁻¹, 1/fs."""

@@ -103,6 +103,7 @@ class MultipoleMACECalculator(MACECalculator):
         self.divide_by_chi = divide_by_chi
         self.sum_rule = sum_rule
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
+        self._clock = 0.0  # of the last
         self.external_field = external_field
 
     @property
@@ -154,11 +155,30 @@ class MultipoleMACECalculator(MACECalculator):
                 in an external field, or a field in the plane of a slab.
         """
         atoms = self.atoms if atoms is None else atoms
+        asked = set(properties or ())
+        if system_changes or not self.results or asked - set(self.results) - set(_ON_DEMAND):
+            self._evaluate(atoms, properties, asked, system_changes)
+        wanted = [name for name in _ON_DEMAND if name in asked]
+        if wanted:
+            batch = self._atoms_to_batch(atoms)
+            for name in wanted:
+                values = [_ON_DEMAND[name](self, model, batch) for model in self.models]
+                self.results[name] = torch.stack(values).mean(0).detach().cpu().numpy()
+
+    def _evaluate(
+        self,
+        atoms: Atoms,
+        properties: Sequence[str] | None,
+        asked: set[str],
+        system_changes: Sequence[str],
+    ) -> None:
+        """Everything that is not computed on demand only."""
         first, *others = self.models
         check_structure(atoms, "atoms", self.z_table.zs, first.electrostatics)
         for model in others:
             check_boundary(atoms, "atoms", model.electrostatics)
-        field, asked = self.field_at(self.time), set(properties or ())
+        self._clock = self.time
+        field = self.field_at(self._clock)
         if field.any():
             _check_field(atoms, field, asked)
         super().calculate(atoms, properties, system_changes)
@@ -168,16 +188,10 @@ class MultipoleMACECalculator(MACECalculator):
             mean = self._outputs[name].mean(0).cpu().numpy()
             self.results[name] = mean if mean.ndim else float(mean)
         self._take_off_field(atoms, field)
-        batch = None
         if atoms.pbc.all():
             if field.any():
-                batch = self._atoms_to_batch(atoms)
-                self._act_on_charges(batch)
+                self._act_on_charges(self._atoms_to_batch(atoms))
             self.results["dipole"] = self.results["dipole"] * self._screening(atoms)
-        for name in asked.intersection(_ON_DEMAND):
-            batch = batch or self._atoms_to_batch(atoms)
-            values = [_ON_DEMAND[name](self, model, batch) for model in self.models]
-            self.results[name] = torch.stack(values).mean(0).detach().cpu().numpy()
 
     def _take_off_field(self, atoms: Atoms, field: np.ndarray) -> None:
         """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field.
@@ -213,7 +227,7 @@ class MultipoleMACECalculator(MACECalculator):
             # Upstream makes the cell much longer where it is not periodic.
             cell = np.array(atoms.cell.array)
             batch["cell"] = torch.as_tensor(cell, dtype=batch["cell"].dtype, device=self.device)
-        field = self.field_at(self.time)
+        field = self.field_at(self._clock)
         if field.any():
             field = torch.as_tensor(field, dtype=batch["positions"].dtype, device=self.device)
             batch["applied_field"] = field.view(1, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from mace_polmp.electrostatics import (
 from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.errors import InputError
 from mace_polmp.units import EPS0
+
+if TYPE_CHECKING:
+    from mace_polmp.modules.model import MultipoleMACE
 
 
 def atomic_dipoles(multipoles: Multipoles, result: ElectrostaticsResult) -> Tensor:
@@ -156,3 +160,27 @@ def neutral_slabs(multipoles: Multipoles, pbc: Tensor, batch: Tensor) -> Multipo
     mean = charge.new_zeros(pbc.shape[0]).index_add(0, batch, charge) / counts
     shift = torch.where(pbc.sum(1) == 2, mean, 0.0)[batch]
     return replace(multipoles, charge=charge - shift)
+
+
+def polarizability_derivatives(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
+    """∂α_ac/∂r_ib of the electronic polarizability, [n_atoms, 3 (b), 3 (a), 3 (c)], e² Å/eV.
+
+    Args:
+        model: a MultipoleMACE.
+        data: upstream's batch dictionary.
+    """
+    data = dict(data)
+    positions = data["positions"].detach().clone().requires_grad_(True)
+    data["positions"] = positions
+    total = model.electronic_polarizability(data).sum(0)
+    out = positions.new_zeros(positions.shape[0], 3, 3, 3)
+    if not total.requires_grad:
+        return out
+    for a in range(3):
+        for c in range(a + 1):
+            (slope,) = torch.autograd.grad(
+                total[a, c], positions, retain_graph=True, allow_unused=True
+            )
+            if slope is not None:
+                out[:, :, a, c] = out[:, :, c, a] = slope
+    return out

@@ -1,0 +1,1 @@
+"""Spectra and dielectric constants from trajectories, intensities of normal modes, plots."""

@@ -1,0 +1,92 @@
+"""Plots as PNG files, and tables as CSV; each is written to a temporary file first."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mace_polmp.analysis.correlation import Array
+
+
+def figure(n_panels: int = 1, size: tuple[float, float] = (7.0, 4.0)) -> tuple[Any, list[Any]]:
+    """A figure and its panels side by side, drawn without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    made, axes = plt.subplots(1, n_panels, figsize=size, layout="constrained", squeeze=False)
+    return made, list(axes[0])
+
+
+def save(made: Any, path: Path) -> None:
+    """Write a figure as PNG and close it."""
+    import matplotlib.pyplot as plt
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    made.savefig(temporary, dpi=150, format="png")
+    plt.close(made)
+    os.replace(temporary, path)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table with a header."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def draw_lines(
+    path: Path,
+    x: Array,
+    lines: Mapping[str, Array],
+    labels: tuple[str, str],
+    limits: tuple[float, float] | None = None,
+    sticks: tuple[Array, Array] | None = None,
+) -> None:
+    """Lines over a common axis, and vertical sticks at (position, height), to a PNG file."""
+    made, (axis,) = figure()
+    for name, values in lines.items():
+        axis.plot(x, values, lw=1.2, label=name)
+    if sticks is not None:
+        axis.vlines(sticks[0], 0.0, sticks[1], color="black", lw=1.0)
+    axis.set(xlabel=labels[0], ylabel=labels[1])
+    if limits is not None:
+        axis.set_xlim(limits)
+    axis.grid(True, alpha=0.25)
+    if len(lines) > 1:
+        axis.legend(frameon=False)
+    save(made, path)
+
+
+def draw_parity(
+    path: Path, label: str, groups: Mapping[str, tuple[Array, Array]], title: str
+) -> None:
+    """Predictions over references, one colour for each group, to a PNG file."""
+    made, (axis,) = figure(size=(5.0, 5.0))
+    for name, (reference, predicted) in groups.items():
+        axis.plot(reference, predicted, ".", ms=4, alpha=0.5, label=name, rasterized=True)
+    everything = np.concatenate([np.concatenate(pair) for pair in groups.values()])
+    low, high = float(everything.min()), float(everything.max())
+    margin = 0.05 * (high - low) or 1.0
+    ends = [low - margin, high + margin]
+    axis.plot(ends, ends, color="black", lw=0.8)
+    axis.set(
+        xlim=ends,
+        ylim=ends,
+        xlabel=f"reference {label}",
+        ylabel=f"predicted {label}",
+        title=title,
+        aspect="equal",
+    )
+    if len(groups) > 1:
+        axis.legend(frameon=False, markerscale=2)
+    save(made, path)

@@ -1,0 +1,154 @@
+"""`mace_polmp evaluate`: errors and parity plots against all the labels a file has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mace_polmp.analysis import plots
+from mace_polmp.analysis.errors import QUANTITIES, Comparison, ErrorMeasures
+from mace_polmp.cli.common import add_model_options, make_calculator
+from mace_polmp.errors import InputError
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to those of `mace_polmp`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="errors and parity plots of energies, forces, stress, dipoles, polarizabilities and "
+        "Born charges",
+        description="Compare a model with whatever labels a file has: a table of MAE, RMSE and "
+        "R2, by element where atoms have labels, and parity plots. Plain MACE models work too.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_model_options(parser)
+    group = parser.add_argument_group("labels")
+    group.add_argument("--configs", required=True, help="structure file with labels")
+    group.add_argument("--output", type=Path, default=Path("evaluation"), help="folder to write to")
+    for name, quantity in QUANTITIES.items():
+        group.add_argument(f"--{name}_key", default=quantity.key, help=f"label of {name}")
+    group.add_argument(
+        "--transposed_born_charges",
+        action="store_true",
+        help="labels of Born charges are [displacement, polarization]",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare, print the table, write CSV and plots."""
+    from mace_polmp.calculators.comparison import compare
+    from mace_polmp.structures import check_structure, read_structures
+
+    calculator = _calculator(args)
+    frames = read_structures(args.configs)
+    model = calculator.models[0]
+    engine = getattr(model, "electrostatics", None)
+    for number, atoms in enumerate(frames):
+        check_structure(
+            atoms, f"{args.configs}: frame {number}", model.atomic_numbers.tolist(), engine
+        )
+    keys = {name: getattr(args, f"{name}_key") for name in QUANTITIES}
+    found = compare(calculator, frames, keys, where=args.configs)
+    if not found:
+        raise InputError(
+            f"{args.configs}: no frame has any of the labels {', '.join(keys.values())} that the "
+            "model can predict; name them with --energy_key, --forces_key and so on"
+        )
+    if args.transposed_born_charges and "born_charges" in found:
+        entry = found["born_charges"]
+        entry.reference[:] = [np.swapaxes(label, 1, 2) for label in entry.reference]
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = error_rows(found)
+    _print(rows, len(frames))
+    if "born_charges" in found:
+        _print_sum_rule(found["born_charges"])
+    plots.write_csv(args.output / "errors.csv", HEADER, rows)
+    for name, entry in found.items():
+        _draw(args.output / f"parity_{name}.png", name, entry)
+    print(f"{args.output}/errors.csv, " + ", ".join(f"parity_{name}.png" for name in found))
+
+
+HEADER = ["quantity", "unit", "element", "values", "MAE", "RMSE", "R2"]
+
+
+def error_rows(found: dict[str, Comparison]) -> list[list[Any]]:
+    """Rows of the table, by quantity and, where atoms have labels, by element."""
+    from ase.data import chemical_symbols
+
+    rows: list[list[Any]] = []
+    for name, entry in found.items():
+        quantity = QUANTITIES[name]
+        sets = [(quantity.unit, "all", entry.values())]
+        if name == "energy":
+            sets.insert(0, ("meV/atom", "all", entry.per_atom()))
+        if quantity.per_atom:
+            for number in sorted({int(z) for numbers in entry.numbers for z in numbers}):
+                values = entry.of_element(number)
+                sets.append((quantity.unit, chemical_symbols[number], values))
+        for unit, element, (reference, predicted) in sets:
+            measures = ErrorMeasures.of(reference, predicted)
+            mae, rmse = quantity.factor * measures.mae, quantity.factor * measures.rmse
+            rows.append([name, unit, element, measures.count, mae, rmse, measures.r2])
+    return rows
+
+
+def _calculator(args: argparse.Namespace) -> Calculator:
+    """Of a MultipoleMACE, or upstream's of any other MACE."""
+    import logging
+
+    from mace_polmp.modules import MultipoleMACE
+    from mace_polmp.modules.io import load_any
+
+    if len(args.model) > 1 or isinstance(load_any(args.model[0]), MultipoleMACE):
+        return make_calculator(args)
+    from mace.calculators import MACECalculator
+
+    logging.disable(logging.WARNING)
+    try:
+        return MACECalculator(args.model[0], device=args.device, default_dtype=args.default_dtype)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _print(rows: list[list[Any]], n_frames: int) -> None:
+    from prettytable import PrettyTable
+
+    table = PrettyTable(HEADER)
+    table.align = "r"
+    for *words, mae, rmse, r2 in rows:
+        table.add_row([*words, f"{mae:.4g}", f"{rmse:.4g}", "-" if np.isnan(r2) else f"{r2:.4f}"])
+    print(f"{n_frames} structures")
+    print(table)
+
+
+def _print_sum_rule(entry: Comparison) -> None:
+    sums = [np.abs(charges.sum(0)).max() / len(charges) for charges in entry.predicted]
+    print(f"acoustic sum rule: |sum of Born charges| per atom at most {max(sums):.2e} e")
+
+
+def _draw(path: Path, name: str, entry: Comparison) -> None:
+    from ase.data import chemical_symbols
+
+    quantity = QUANTITIES[name]
+    unit = "meV/atom" if name == "energy" else quantity.unit
+    if quantity.per_atom:
+        numbers = sorted({int(z) for numbers in entry.numbers for z in numbers})
+        groups = {chemical_symbols[z]: entry.of_element(z) for z in numbers}
+    else:
+        groups = {name: entry.per_atom() if name == "energy" else entry.values()}
+    if name == "energy":  # energies are large next to their spread
+        (reference, predicted) = groups[name]
+        groups = {name: (reference - reference.mean(), predicted - reference.mean())}
+    scaled = {key: (quantity.factor * a, quantity.factor * b) for key, (a, b) in groups.items()}
+    every = ErrorMeasures.of(*(np.concatenate(x) for x in zip(*scaled.values(), strict=True)))
+    words = name.replace("_", " ")
+    label = f"{words} − mean / {unit}" if name == "energy" else f"{words} / {unit}"
+    title = f"RMSE {every.rmse:.3g} {unit}, R² {every.r2:.4f}"
+    plots.draw_parity(path, label, scaled, title)

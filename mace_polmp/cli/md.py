@@ -1,0 +1,126 @@
+"""`mace_polmp md`: molecular dynamics with electrical observables, restarted after a kill."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mace_polmp.cli.common import add_model_options, make_calculator, read_structure
+from mace_polmp.errors import InputError
+from mace_polmp.units import WAVENUMBER
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to those of `mace_polmp`."""
+    parser = commands.add_parser(
+        "md",
+        help="molecular dynamics: NVE, NVT, NPT, external fields, dipoles, currents",
+        description="Molecular dynamics. The same command goes on with a run that was interrupted; "
+        "a higher --steps prolongs one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_model_options(parser)
+    run_group = parser.add_argument_group("run")
+    run_group.add_argument("--structure", required=True, help="structure file to start from")
+    run_group.add_argument("--frame", type=int, default=-1, help="which frame of it")
+    run_group.add_argument("--output", type=Path, default=Path("md"), help="folder to write to")
+    run_group.add_argument("--steps", type=int, required=True, help="length of the run in steps")
+    run_group.add_argument("--timestep", type=float, default=0.5, help="fs")
+    run_group.add_argument(
+        "--ensemble",
+        default="nve",
+        help="nve; nvt by langevin or bussi; npt (Martyna-Tobias-Klein, isotropic)",
+    )
+    run_group.add_argument("--temperature", type=float, default=300.0, help="K")
+    run_group.add_argument("--friction", type=float, default=0.01, help="of langevin, 1/fs")
+    run_group.add_argument(
+        "--time_constant", type=float, default=100.0, help="of the thermostat (bussi, npt), fs"
+    )
+    run_group.add_argument("--pressure", type=float, default=1.0, help="of npt, bar")
+    run_group.add_argument(
+        "--pressure_time", type=float, default=1000.0, help="time constant of the barostat, fs"
+    )
+    run_group.add_argument("--seed", type=int, default=1, help="of velocities and thermostat")
+    output = parser.add_argument_group("observables")
+    output.add_argument("--every", type=int, default=10, help="steps between frames")
+    output.add_argument(
+        "--observables",
+        nargs="*",
+        default=["dipole"],
+        help="dipole (e Ang), current (sum of Born charges times velocities, e Ang/fs: for "
+        "infrared spectra of periodic structures), polarizability (for Raman spectra)",
+    )
+    field = parser.add_argument_group("external field")
+    field.add_argument(
+        "--field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="uniform field, V/Ang"
+    )
+    field.add_argument(
+        "--field_wavenumber", type=float, help="let the field oscillate as a cosine, cm^-1"
+    )
+    field.add_argument(
+        "--field_pulse",
+        type=float,
+        nargs=2,
+        metavar=("CENTRE", "WIDTH"),
+        help="multiply the field by a Gaussian in time: centre and standard deviation, fs",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the dynamics and say where the files are."""
+    from mace_polmp.calculators.dynamics import MDSettings, run_md
+
+    if args.steps < 1:
+        raise InputError(f"--steps must be at least 1, got {args.steps}")
+    settings = MDSettings(
+        ensemble=args.ensemble,
+        timestep=args.timestep,
+        temperature=args.temperature,
+        friction=args.friction,
+        time_constant=args.time_constant,
+        pressure=args.pressure,
+        pressure_time=args.pressure_time,
+        every=args.every,
+        observables=tuple(args.observables),
+        seed=args.seed,
+    )
+    calculator = make_calculator(args, external_field=make_field(args))
+    atoms = read_structure(args.structure, args.frame)
+    same = ("model", "structure", "frame", "default_dtype", "epsilon_infinity", "divide_by_chi")
+    same += ("sum_rule", "field", "field_wavenumber", "field_pulse")
+    description = ", ".join(f"{name} {getattr(args, name)}" for name in same)
+    last = run_md(atoms, calculator, settings, args.steps, args.output, description)
+    print(
+        f"{args.steps} steps, {args.steps * args.timestep / 1000:g} ps of "
+        f"{last.get_chemical_formula()}: {args.output}/trajectory.xyz, trajectory.traj, md.csv"
+    )
+
+
+def make_field(args: argparse.Namespace) -> Sequence[float] | Callable[[float], Any] | None:
+    """The external field of the options: None, constant, or a function of the time in fs.
+
+    Raises:
+        InputError: options that have no field to act on, or an impossible pulse.
+    """
+    if args.field is None:
+        for name in ("field_wavenumber", "field_pulse"):
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name} needs --field X Y Z")
+        return None
+    if args.field_wavenumber is None and args.field_pulse is None:
+        return list(args.field)
+    frequency = WAVENUMBER * (args.field_wavenumber or 0.0)
+    centre, width = args.field_pulse or (0.0, math.inf)
+    if not width > 0:
+        raise InputError(f"--field_pulse needs a positive width in fs, got {width}")
+
+    def field(time: float) -> list[float]:
+        factor = math.exp(-0.5 * ((time - centre) / width) ** 2)
+        factor *= math.cos(frequency * (time - centre))
+        return [factor * component for component in args.field]
+
+    return field
