@@ -45,14 +45,19 @@ CASES = {
 }
 
 
-def parse_arguments(doc: str) -> argparse.Namespace:
+def argument_parser(doc: str) -> argparse.ArgumentParser:
     """The options of the benchmarks that measure each case in a process of its own."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--structure", nargs="*", default=[], help="periodic structure files")
     parser.add_argument("--output", type=Path, default=Path("benchmark_results"))
     parser.add_argument("--one", nargs=2, metavar=("CASE", "KIND"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser
+
+
+def parse_arguments(doc: str) -> argparse.Namespace:
+    """argument_parser's, parsed."""
+    return argument_parser(doc).parse_args()
 
 
 @dataclass(frozen=True)
