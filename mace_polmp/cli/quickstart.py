@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import logging
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mace_polmp.analysis import plots
 from mace_polmp.errors import InputError
 
 # Reach of the network: 2 layers × 4 Å = 8 Å, less than the smallest gap of the held-out dimers.
@@ -186,72 +185,44 @@ def _calculators(out: Path) -> dict[str, Any]:
         logging.disable(logging.NOTSET)
 
 
-@dataclass
-class _Errors:
-    """Errors of energy, forces and, where the model has one, dipole, frame by frame."""
-
-    energy: list[float]
-    forces: list[np.ndarray]
-    dipole: list[np.ndarray]
-
-    def rmse(self, name: str) -> float:
-        values = np.concatenate([np.ravel(x) for x in getattr(self, name)])
-        return float(np.sqrt(np.mean(values**2)))
-
-
-def _evaluate(calculator: Any, name: str) -> _Errors:
-    from ase.io import read
-
-    errors = _Errors([], [], [])
-    for atoms in tqdm(
-        read(data_file(name), ":"), desc=f"evaluating {name}", leave=False, disable=None
-    ):
-        reference = atoms.copy()
-        atoms.calc = calculator
-        errors.energy.append(atoms.get_potential_energy() - reference.info["REF_energy"])
-        errors.forces.append(atoms.get_forces() - reference.arrays["REF_forces"])
-        if "dipole" in calculator.results:
-            errors.dipole.append(calculator.results["dipole"] - reference.info["REF_dipole"])
-    return errors
-
-
 def _print_errors(calculators: dict[str, Any], path: Path) -> None:
+    from ase.io import read
     from prettytable import PrettyTable
 
-    quantities = (
-        ("energy", "energy / meV", 1000.0),
-        ("forces", "forces / meV/Å", 1000.0),
-        ("dipole", "dipole / e Å", 1.0),
-    )
+    from mace_polmp.analysis.errors import QUANTITIES, ErrorMeasures
+    from mace_polmp.calculators.comparison import compare
+
     sets = {"valid": "validation, gaps 1.6-6 Å", "far": "held out, gaps 8.5-14 Å"}
     table = PrettyTable(["RMSE", "quantity", *(LABELS[name] for name in calculators)])
     table.align = "r"
-    rows = []
+    rows: list[list[Any]] = []
     for key, words in sets.items():
-        errors = {name: _evaluate(calculator, key) for name, calculator in calculators.items()}
-        for quantity, label, factor in quantities:
+        frames = read(data_file(key), ":")
+        found = {
+            name: compare(calculator, frames, description=f"evaluating {key}")
+            for name, calculator in calculators.items()
+        }
+        for name in ("energy", "forces", "dipole"):
+            quantity = QUANTITIES[name]
+            entries = [comparisons.get(name) for comparisons in found.values()]
             values = [
-                factor * e.rmse(quantity) if getattr(e, quantity) else None for e in errors.values()
+                None if e is None else quantity.factor * ErrorMeasures.of(*e.values()).rmse
+                for e in entries
             ]
+            label = f"{name} / {quantity.unit}"
             table.add_row([words, label, *("-" if v is None else f"{v:.2f}" for v in values)])
             rows.append([words, label, *values])
     print(table)
-    _write_csv(path, ["set", "quantity", *calculators], rows)
+    plots.write_csv(path, ["set", "quantity", *calculators], rows)
     print(f"Errors: {path}")
 
 
 def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from ase.io import read
 
     frames = read(data_file("curves"), ":")
     names = list(dict.fromkeys(atoms.info["curve"] for atoms in frames))
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(4.2 * len(names), 3.6), layout="constrained"
-    )
+    figure, axes = plots.figure(len(names), size=(4.2 * len(names), 3.6))
     rows = []
     for axis, name in zip(axes, names, strict=True):
         mine = [atoms for atoms in frames if atoms.info["curve"] == name]
@@ -273,9 +244,8 @@ def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
         )
     axes[0].set_ylabel("interaction energy / eV")
     axes[-1].legend(frameon=False)
-    figure.savefig(out / "curves.png", dpi=150)
-    plt.close(figure)
-    _write_csv(out / "curves.csv", ["dimer", "gap_A", "reference_eV", *calculators], rows)
+    plots.save(figure, out / "curves.png")
+    plots.write_csv(out / "curves.csv", ["dimer", "gap_A", "reference_eV", *calculators], rows)
     print(f"Dissociation curves: {out / 'curves.png'}, {out / 'curves.csv'}")
 
 
@@ -314,13 +284,4 @@ def _nve(calculator: Any, path: Path, steps: int, seed: int) -> None:
         f"{table[:, 2].mean():.0f} K: drift {1000 * slope * per_atom:+.3f} meV/atom/ps, "
         f"fluctuation {table[:, 1].std() * per_atom:.3f} meV/atom ({path})"
     )
-    _write_csv(path, ["time_fs", "total_energy_eV", "temperature_K"], rows)
-
-
-def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    plots.write_csv(path, ["time_fs", "total_energy_eV", "temperature_K"], rows)

@@ -11,15 +11,16 @@ Further options go to the training of the multipole model, for instance --multip
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
+
+from mace_polmp.analysis.errors import ErrorMeasures
+from mace_polmp.analysis.plots import write_csv
+from mace_polmp.calculators.comparison import compare
 
 # Adam gets near, L-BFGS finishes: with ten frames it costs little and the energies keep one
 # stiff direction, the size of the charges, that Adam follows slowly. L-BFGS stops at absolute
@@ -64,16 +65,9 @@ def errors(calculator: Any, path: Path) -> tuple[float, float]:
     """RMSE of the total energy, meV, and of force components, meV/Å."""
     from ase.io import read
 
-    energy, forces = [], []
-    for atoms in read(path, ":"):
-        reference = atoms.copy()
-        atoms.calc = calculator
-        energy.append(atoms.get_potential_energy() - reference.info["REF_energy"])
-        forces.append((atoms.get_forces() - reference.arrays["REF_forces"]).ravel())
-    rms = [
-        np.sqrt(np.mean(np.concatenate([np.ravel(x) for x in e]) ** 2)) for e in (energy, forces)
-    ]
-    return 1000.0 * rms[0], 1000.0 * rms[1]
+    found = compare(calculator, read(path, ":"))
+    energy, forces = (ErrorMeasures.of(*found[name].values()).rmse for name in ("energy", "forces"))
+    return 1000.0 * energy, 1000.0 * forces
 
 
 def main() -> None:
@@ -102,10 +96,7 @@ def main() -> None:
     print("  ".join(f"{h:>14s}" for h in header))
     for row in rows:
         print("  ".join([f"{row[0]:>14s}", *(f"{x:14.2f}" for x in row[1:])]))
-    temporary = args.output / "errors.csv.tmp"
-    with open(temporary, "w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    os.replace(temporary, args.output / "errors.csv")
+    write_csv(args.output / "errors.csv", header, rows)
 
 
 if __name__ == "__main__":
