@@ -52,7 +52,8 @@ class MultipoleMACECalculator(MACECalculator):
             without the field.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
             structures (see modules.observables.screening_factor); never of energies and forces.
-        sum_rule: whether to enforce the acoustic sum rule on born_charges.
+        sum_rule: whether to enforce the acoustic sum rule on born_charges, those of a field along
+            periodic directions included: it then does not push the structure as a whole.
         **kwargs: of mace.calculators.MACECalculator. Its compile_mode, enable_cueq, enable_oeq
             and padding do not work with this model and are refused.
 
@@ -209,6 +210,8 @@ class MultipoleMACECalculator(MACECalculator):
         forces = torch.stack(
             [field_on_charges(m, self._clone_batch(batch).to_dict(), field) for m in self.models]
         ).mean(0)
+        if self.sum_rule:  # dipoles push nothing as a whole
+            forces = forces - forces.mean(0)
         self.results["forces"] = self.results["forces"] + forces.cpu().numpy()
         for name in _UNDEFINED_IN_FIELD:
             self.results.pop(name, None)

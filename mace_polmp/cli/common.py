@@ -94,6 +94,7 @@ def run_command(name: str, command: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", message="Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY")
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
     warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support")
+    warnings.filterwarnings("ignore", message="Ratio of simulation cell size to cutoff")
     try:
         command()
     except InputError as error:

@@ -145,6 +145,12 @@ def test_forces_of_a_field_in_a_periodic_cell_are_those_of_born_charges(options)
     assert even[4, 1] - zero[4, 1] == pytest.approx(slope, abs=1e-7)
     atoms.get_forces()
     assert calc.get_property("zero_field_energy", atoms) == pytest.approx(energy, abs=1e-9)
+    net = atoms.get_forces().sum(0)
+    np.testing.assert_allclose(net, np.einsum("a,nab->b", field, born), atol=1e-9)
+    assert np.abs(net).max() > 1e-3
+    calc.sum_rule = True
+    calc.results = {}
+    np.testing.assert_allclose(atoms.get_forces().sum(0), 0, atol=1e-9)
     for name in ("energy", "stress"):
         with pytest.raises(InputError, match=f"{name} in an external_field along a periodic"):
             calc.get_property(name, atoms)
