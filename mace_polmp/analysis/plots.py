@@ -72,9 +72,10 @@ def draw_parity(
 ) -> None:
     """Predictions over references, one colour for each group, to a PNG file."""
     made, (axis,) = figure(size=(5.0, 5.0))
-    for name, (reference, predicted) in groups.items():
-        axis.plot(reference, predicted, ".", ms=4, alpha=0.5, label=name, rasterized=True)
     everything = np.concatenate([np.concatenate(pair) for pair in groups.values()])
+    size, alpha = (4, 0.5) if len(everything) > 400 else (8, 0.8)
+    for name, (reference, predicted) in groups.items():
+        axis.plot(reference, predicted, ".", ms=size, alpha=alpha, label=name)
     low, high = float(everything.min()), float(everything.max())
     margin = 0.05 * (high - low) or 1.0
     ends = [low - margin, high + margin]

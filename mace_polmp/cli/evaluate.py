@@ -148,7 +148,7 @@ def _draw(path: Path, name: str, entry: Comparison) -> None:
         groups = {name: (reference - reference.mean(), predicted - reference.mean())}
     scaled = {key: (quantity.factor * a, quantity.factor * b) for key, (a, b) in groups.items()}
     every = ErrorMeasures.of(*(np.concatenate(x) for x in zip(*scaled.values(), strict=True)))
-    words = name.replace("_", " ")
+    words = {"born_charges": "Born charge"}.get(name, name)
     label = f"{words} − mean / {unit}" if name == "energy" else f"{words} / {unit}"
     title = f"RMSE {every.rmse:.3g} {unit}, R² {every.r2:.4f}"
     plots.draw_parity(path, label, scaled, title)

@@ -181,9 +181,9 @@ def _write(
     base = args.output
     rows = [[i, *values] for i, values in enumerate(zip(*columns.values(), strict=True))]
     plots.write_csv(base.with_suffix(".csv"), ["mode", *columns], rows)
-    vibrations = VibrationsData.from_2d(atoms, 0.5 * (hessian + hessian.T))
+    data = VibrationsData.from_2d(atoms, 0.5 * (hessian + hessian.T))
     temporary = base.with_name(f".{base.name}.json.tmp")
-    vibrations.write(temporary)
+    data.write(temporary)
     os.replace(temporary, base.with_suffix(".json"))
     written = [base.with_suffix(".csv"), base.with_suffix(".json")]
     end = 1.1 * float(modes.frequency.max()) + 10.0 * args.width
@@ -195,7 +195,11 @@ def _write(
     for column, (name, label) in labels.items():
         if column not in columns:
             continue
-        lines = analysis.broadened(modes.frequency, columns[column], args.width, grid)
+        # A charged molecule's rigid motion absorbs at zero: not a line.
+        vibrations = modes.frequency > 1.0
+        lines = analysis.broadened(
+            modes.frequency[vibrations], columns[column][vibrations], args.width, grid
+        )
         path = base.with_name(f"{base.name}_{name}.png")
         plots.draw_lines(path, grid, {name: lines}, ("wavenumber / cm⁻¹", label), limits=(0.0, end))
         written.append(path)

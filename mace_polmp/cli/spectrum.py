@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mace_polmp.analysis import dielectric, plots, spectra
 from mace_polmp.analysis.correlation import Array, timestep_of
 from mace_polmp.cli.common import add_model_options, make_calculator
 from mace_polmp.errors import InputError
+from mace_polmp.units import WAVENUMBER
 
 KINDS = ("ir", "raman", "dielectric")
 
@@ -204,7 +206,7 @@ def _report(
     peaks, _ = find_peaks(values, height=0.05 * values.max())
     largest = sorted(peaks[np.argsort(values[peaks])[::-1][:8]])
     lines = ", ".join(f"{wavenumber[i]:.0f}" for i in largest)
-    limit = 1.0 / (2.0 * series.timestep * 2.99792458e-5)
+    limit = math.pi / (WAVENUMBER * series.timestep)
     if limit < args.max_wavenumber:
         print(f"frames are {series.timestep:g} fs apart: the spectrum ends at {limit:.0f} cm^-1")
     print(

@@ -30,9 +30,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mace.modules.blocks import RealAgnosticAttResidualInteractionBlock
 from mace.modules.utils import get_edge_vectors_and_lengths
 from torch import Tensor
 
@@ -265,6 +267,10 @@ class _Tangents:
     def on_messages(self) -> Iterator[_Tangents]:
         """Follow the messages of the forward passes in this context."""
         hooks = [module.register_forward_hook(self._follow) for module in _carriers(self._model)]
+        for block in self._model.interactions:
+            if isinstance(block, RealAgnosticAttResidualInteractionBlock):
+                take_back = partial(self._take_back, block.node_feats_down_irreps.dim)
+                hooks.append(block.conv_tp_weights.register_forward_pre_hook(take_back))
         try:
             yield self
         finally:
@@ -277,7 +283,20 @@ class _Tangents:
                 "born_charges: this backbone fuses its messages over edges; use a model that is "
                 "not converted for an accelerator"
             )
-        if not output.requires_grad:
+        self._watch(output, output.new_ones(()))
+
+    def _take_back(self, n_receiver: int, module: Any, inputs: Any) -> None:
+        """Where a message depends on its receiver, that path has no vector between atoms.
+
+        The weights of an attention block read features of edge, sender and receiver, the last
+        n_receiver of them; what was added at the message arrives there as well.
+        """
+        width = inputs[0].shape[1]
+        columns = torch.arange(width, device=inputs[0].device) >= width - n_receiver
+        self._watch(inputs[0], -columns.to(inputs[0].dtype))
+
+    def _watch(self, tensor: Tensor, factor: Tensor) -> None:
+        if not tensor.requires_grad:
             return
         number = self._count
         self._count += 1
@@ -288,9 +307,9 @@ class _Tangents:
             if self.projected is None or number not in self._noted:
                 return None
             along = self.projected.view(-1, *([1] * (gradient.dim() - 1)))
-            return torch.addcmul(gradient, along, self._noted[number])
+            return torch.addcmul(gradient, along * factor, self._noted[number])
 
-        output.register_hook(change)
+        tensor.register_hook(change)
 
 
 def _carriers(model: MultipoleMACE) -> list[torch.nn.Module]:

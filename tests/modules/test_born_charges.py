@@ -25,6 +25,12 @@ BLOCKS = {
     "two density layers": dict(
         num_interactions=2, interaction="RealAgnosticDensityResidualInteractionBlock"
     ),
+    "two attention layers": dict(
+        num_interactions=2, interaction="RealAgnosticAttResidualInteractionBlock"
+    ),
+    "two non-linear layers": dict(
+        num_interactions=2, interaction="RealAgnosticResidualNonLinearInteractionBlock"
+    ),
 }
 
 
