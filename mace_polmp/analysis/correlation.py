@@ -120,3 +120,22 @@ def derivative_spectrum(series: Array, timestep: float, resolution: float) -> tu
     wavenumbers, spectrum = power_spectrum(differences, timestep, resolution)
     half = 0.5 * WAVENUMBER * wavenumbers * timestep
     return wavenumbers, spectrum / np.sinc(half / math.pi) ** 2
+
+
+def without_verlet_shift(
+    wavenumber: Array, spectra: list[Array], timestep: float
+) -> tuple[Array, list[Array]]:
+    """Wavenumbers without the shift of the Verlet integrator; areas are kept.
+
+    A harmonic oscillator of frequency ω oscillates with ω' in a trajectory, sin(ω'Δt/2) = ωΔt/2:
+    4 cm⁻¹ too fast at 3700 cm⁻¹ and 0.25 fs, 18 cm⁻¹ at 0.5 fs.
+
+    Args:
+        wavenumber: ω' in cm⁻¹, up to π/Δt at most.
+        spectra: densities over wavenumber.
+        timestep: Δt of the integrator, fs.
+    """
+    half = 0.5 * WAVENUMBER * wavenumber * timestep
+    below = half < 0.5 * math.pi - 1e-6
+    true: Array = 2.0 * np.sin(half[below]) / (WAVENUMBER * timestep)
+    return true, [spectrum[below] / np.cos(half[below]) for spectrum in spectra]

@@ -90,6 +90,9 @@ class MultipoleMACECalculator(MACECalculator):
         for model in loaded:
             if not isinstance(model, MultipoleMACE):
                 raise InputError(f"models must be MultipoleMACE, got {type(model).__name__}")
+        head = kwargs.get("head")
+        if isinstance(head, str) and head not in loaded[0].heads:
+            raise InputError(f"head must be one of {', '.join(loaded[0].heads)}, got {head!r}")
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)

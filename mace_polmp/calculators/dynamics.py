@@ -21,6 +21,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
+from ase.md.velocitydistribution import ZeroRotation
 from tqdm import tqdm
 
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
@@ -28,6 +29,8 @@ from mace_polmp.errors import InputError
 
 ENSEMBLES = ("nve", "langevin", "bussi", "npt")
 OBSERVABLES = ("dipole", "current", "polarizability")
+_BURST = 1e5
+"""A kinetic temperature (K) that no sound run reaches."""
 _POSITIVE = ("timestep", "friction", "time_constant", "pressure_time", "every")
 
 
@@ -46,6 +49,7 @@ class MDSettings:
         every: steps between frames.
         observables: of OBSERVABLES, written with every frame.
         seed: of velocities and thermostat.
+        rotation: whether initial velocities that are drawn may turn the structure as a whole.
 
     Raises:
         InputError: a value that is not valid.
@@ -61,6 +65,7 @@ class MDSettings:
     every: int = 10
     observables: tuple[str, ...] = ("dipole",)
     seed: int = 1
+    rotation: bool = True
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -86,7 +91,7 @@ def run_md(
     settings: MDSettings,
     steps: int,
     folder: Path,
-    description: str = "",
+    same: dict[str, Any] | None = None,
 ) -> Atoms:
     """Run dynamics up to a number of steps, or go on with those of the folder.
 
@@ -96,7 +101,7 @@ def run_md(
         settings: of the run.
         steps: the last step.
         folder: to write to; one with a restart file is continued.
-        description: what else must be the same in a continued run, for instance the model's name.
+        same: what else must be the same in a continued run, for instance the model's name.
 
     Returns:
         The last structure.
@@ -110,10 +115,13 @@ def run_md(
     _check(atoms, calculator, settings)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(settings.seed)
-    if not atoms.has("momenta"):
+    at_rest = not atoms.has("momenta") or not atoms.get_momenta().any()
+    if not atoms.has("momenta") or (at_rest and settings.ensemble == "bussi"):
         draw_momenta(atoms, settings.temperature, rng)
+        if not settings.rotation:
+            ZeroRotation(atoms)
     dynamics = _dynamics(atoms, settings, rng)
-    record = _Record(folder, calculator, settings, description)
+    record = _Record(folder, calculator, settings, same or {})
     if record.restart.exists():
         record.resume(atoms, dynamics, rng)
     else:
@@ -127,11 +135,7 @@ def run_md(
         while dynamics.nsteps < steps:
             chunk = min(settings.every - dynamics.nsteps % settings.every, steps - dynamics.nsteps)
             dynamics.run(chunk)
-            if not np.isfinite(atoms.positions).all():
-                raise InputError(
-                    f"step {dynamics.nsteps}: positions are not finite; the model does not hold "
-                    "the structure together. Use a smaller timestep or other training data"
-                )
+            _check_alive(atoms, dynamics.nsteps)
             if dynamics.nsteps % settings.every == 0:
                 record.write(atoms, dynamics, rng)
             bar.set_postfix_str(f"{atoms.get_temperature():.0f} K", refresh=False)
@@ -139,6 +143,15 @@ def run_md(
     finally:
         bar.close()
     return atoms
+
+
+def _check_alive(atoms: Atoms, step: int) -> None:
+    temperature = atoms.get_temperature()
+    if not (np.isfinite(atoms.positions).all() and temperature < _BURST):
+        raise InputError(
+            f"step {step}: the temperature is {temperature:.3g} K, the structure has burst: start "
+            "from a relaxed one, use a smaller timestep, or train the model on more structures"
+        )
 
 
 def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
@@ -152,6 +165,8 @@ def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> 
 
 def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettings) -> None:
     if settings.ensemble == "npt":
+        if atoms.constraints:
+            raise InputError("ensemble npt does not work with constrained atoms; free them")
         if not atoms.pbc.all():
             raise InputError("ensemble npt needs a structure that is periodic in three directions")
         if calculator.external_field is not None:
@@ -204,7 +219,7 @@ class _Record:
         folder: Path,
         calculator: MultipoleMACECalculator,
         settings: MDSettings,
-        description: str,
+        same: dict[str, Any],
     ) -> None:
         self.restart = folder / "restart.npz"
         self._frames = folder / "trajectory.xyz"
@@ -212,7 +227,7 @@ class _Record:
         self._table = folder / "md.csv"
         self._calculator = calculator
         self._settings = settings
-        self._run = json.dumps({**asdict(settings), "description": description})
+        self._run = json.dumps({**asdict(settings), **same})
         self._n_frames = 0
 
     def begin(self) -> None:
@@ -325,7 +340,11 @@ class _Record:
         }
         if atoms.pbc.all():
             row["volume_A3"] = atoms.get_volume()
-        info: dict[str, Any] = {"time_fs": time, "temperature_K": row["temperature_K"]}
+        info: dict[str, Any] = {
+            "time_fs": time,
+            "timestep_fs": self._settings.timestep,
+            "temperature_K": row["temperature_K"],
+        }
         if calculator.external_field is not None:
             info["external_field"] = field
         for name, value in self._observables(atoms).items():

@@ -25,6 +25,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda, …")
     group.add_argument("--default_dtype", default="float64", choices=("float32", "float64"))
+    group.add_argument("--head", help="of a model with several")
     group.add_argument(
         "--epsilon_infinity",
         type=float,
@@ -68,6 +69,7 @@ def make_calculator(args: argparse.Namespace, **more: Any) -> MultipoleMACECalcu
             epsilon_infinity=args.epsilon_infinity,
             divide_by_chi=args.divide_by_chi,
             sum_rule=args.sum_rule,
+            **({} if args.head is None else {"head": args.head}),
             **more,
         )
     finally:

@@ -43,6 +43,11 @@ def add_parser(commands: Any) -> None:
     run_group.add_argument(
         "--pressure_time", type=float, default=1000.0, help="time constant of the barostat, fs"
     )
+    run_group.add_argument(
+        "--no_rotation",
+        action="store_true",
+        help="initial velocities do not turn a molecule as a whole",
+    )
     run_group.add_argument("--seed", type=int, default=1, help="of velocities and thermostat")
     output = parser.add_argument_group("observables")
     output.add_argument("--every", type=int, default=10, help="steps between frames")
@@ -87,13 +92,20 @@ def run(args: argparse.Namespace) -> None:
         every=args.every,
         observables=tuple(args.observables),
         seed=args.seed,
+        rotation=not args.no_rotation,
     )
     calculator = make_calculator(args, external_field=make_field(args))
     atoms = read_structure(args.structure, args.frame)
-    same = ("model", "structure", "frame", "default_dtype", "epsilon_infinity", "divide_by_chi")
-    same += ("sum_rule", "field", "field_wavenumber", "field_pulse")
-    description = ", ".join(f"{name} {getattr(args, name)}" for name in same)
-    last = run_md(atoms, calculator, settings, args.steps, args.output, description)
+    same = ["model", "head", "structure", "frame", "default_dtype", "epsilon_infinity"]
+    same += ["divide_by_chi", "sum_rule", "field", "field_wavenumber", "field_pulse"]
+    last = run_md(
+        atoms,
+        calculator,
+        settings,
+        args.steps,
+        args.output,
+        same={name: getattr(args, name) for name in same},
+    )
     print(
         f"{args.steps} steps, {args.steps * args.timestep / 1000:g} ps of "
         f"{last.get_chemical_formula()}: {args.output}/trajectory.xyz, trajectory.traj, md.csv"

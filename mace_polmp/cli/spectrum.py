@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mace_polmp.analysis import dielectric, plots, spectra
-from mace_polmp.analysis.correlation import Array, timestep_of
+from mace_polmp.analysis.correlation import Array, timestep_of, without_verlet_shift
 from mace_polmp.cli.common import add_model_options, make_calculator
 from mace_polmp.errors import InputError
 from mace_polmp.units import WAVENUMBER
@@ -55,7 +55,8 @@ class Series:
     """What a trajectory says, by frame.
 
     Attributes:
-        timestep: fs.
+        timestep: between frames, fs.
+        integrator_step: of the dynamics, fs, if frames say it.
         temperature: K, mean; NaN without velocities.
         volume: Å³, mean, of a periodic structure.
         dipole, current: [n_times, 3], e Å and e Å/fs.
@@ -63,6 +64,7 @@ class Series:
     """
 
     timestep: float
+    integrator_step: float | None
     temperature: float
     volume: float | None
     dipole: Array | None
@@ -96,19 +98,15 @@ def _infrared(args: argparse.Namespace, series: Series, temperature: float, base
     columns = {"wavenumber_cm-1": result.wavenumber}
     if result.absorption is not None:
         columns["n_alpha_cm-1"] = result.absorption
-        shown, label = result.absorption, "n α / cm⁻¹"
-    else:
-        shown, label = result.cross_section, "absorption / (km/mol per cm⁻¹)"
     columns["cross_section_km/mol_per_cm-1"] = result.cross_section
-    kept = _write(args, base, columns)
-    plots.draw_lines(
-        base.with_suffix(".png"),
-        result.wavenumber[kept],
-        {"infrared": shown[kept]},
-        ("wavenumber / cm⁻¹", label),
-        limits=(0.0, float(result.wavenumber[kept][-1])),
-    )
-    _report(args, series, temperature, base, result.wavenumber[kept], shown[kept])
+    columns = _write(args, series, base, columns)
+    if result.absorption is not None:
+        shown, label = columns["n_alpha_cm-1"], "n α / cm⁻¹"
+    else:
+        shown = columns["cross_section_km/mol_per_cm-1"]
+        label = "absorption / (km/mol per cm⁻¹)"
+    _draw(base, columns["wavenumber_cm-1"], {"infrared": shown}, label)
+    _report(args, series, temperature, base, columns["wavenumber_cm-1"], shown)
 
 
 def _raman(args: argparse.Namespace, series: Series, temperature: float, base: Path) -> None:
@@ -121,8 +119,9 @@ def _raman(args: argparse.Namespace, series: Series, temperature: float, base: P
         laser=args.laser,
         correction=args.quantum_correction,
     )
-    kept = _write(
+    columns = _write(
         args,
+        series,
         base,
         {
             "wavenumber_cm-1": result.wavenumber,
@@ -132,15 +131,11 @@ def _raman(args: argparse.Namespace, series: Series, temperature: float, base: P
             "stokes_intensity": result.intensity,
         },
     )
-    plots.draw_lines(
-        base.with_suffix(".png"),
-        result.wavenumber[kept],
-        {"isotropic": result.isotropic[kept], "depolarised": result.depolarised[kept]},
-        ("wavenumber / cm⁻¹", "activity / (Å⁴/amu per cm⁻¹)"),
-        limits=(0.0, float(result.wavenumber[kept][-1])),
-    )
-    activity = result.isotropic + 7.0 / 3.0 * result.depolarised
-    _report(args, series, temperature, base, result.wavenumber[kept], activity[kept])
+    wavenumber, isotropic, depolarised, *_ = columns.values()
+    lines = {"isotropic": isotropic, "depolarised": depolarised}
+    _draw(base, wavenumber, lines, "activity / (Å⁴/amu per cm⁻¹)")
+    activity = isotropic + 7.0 / 3.0 * depolarised
+    _report(args, series, temperature, base, wavenumber, activity)
 
 
 def _dielectric(args: argparse.Namespace, series: Series, temperature: float, base: Path) -> None:
@@ -185,12 +180,27 @@ def _estimate_epsilon_infinity(series: Series) -> float:
     return 1.0 + trace / (3.0 * EPS0 * series.volume)
 
 
-def _write(args: argparse.Namespace, base: Path, columns: dict[str, Array]) -> Array:
-    """Write the CSV; returns the mask of what lies below the largest wavenumber."""
-    kept: Array = columns["wavenumber_cm-1"] <= args.max_wavenumber
-    rows = np.column_stack([values[kept] for values in columns.values()]).tolist()
+def _write(
+    args: argparse.Namespace, series: Series, base: Path, columns: dict[str, Array]
+) -> dict[str, Array]:
+    """Write the CSV up to the largest wavenumber; returns what was written.
+
+    Where the trajectory says the time step of its integrator, its shift is taken off.
+    """
+    wavenumber, *values = columns.values()
+    if series.integrator_step is not None:
+        wavenumber, values = without_verlet_shift(wavenumber, values, series.integrator_step)
+    kept = wavenumber <= args.max_wavenumber
+    written = dict(zip(columns, [v[kept] for v in (wavenumber, *values)], strict=True))
+    rows = np.column_stack(list(written.values())).tolist()
     plots.write_csv(base.with_suffix(".csv"), list(columns), rows)
-    return kept
+    return written
+
+
+def _draw(base: Path, wavenumber: Array, lines: dict[str, Array], label: str) -> None:
+    labels = ("wavenumber / cm⁻¹", label)
+    limits = (0.0, float(wavenumber[-1]))
+    plots.draw_lines(base.with_suffix(".png"), wavenumber, lines, labels, limits=limits)
 
 
 def _report(
@@ -244,6 +254,7 @@ def read_series(args: argparse.Namespace) -> Series:
         found[needed] = _evaluate(args, frames, needed, moving)
     return Series(
         timestep=step,
+        integrator_step=frames[0].info.get("timestep_fs"),
         temperature=float(np.mean([a.get_temperature() for a in frames])) if moving else np.nan,
         volume=float(np.mean([a.get_volume() for a in frames])) if periodic else None,
         dipole=found["dipole"],

@@ -125,16 +125,21 @@ def accuracy(args: Any) -> None:
     model = calc.models[0]
     found: dict[str, list[np.ndarray]] = {"exact": [], "smallest k": []}
     labels, chi = [], []
-    for atoms in tqdm(ase.io.read(args.labels, ":"), unit="structure"):
+    functions = {"exact": born_charges, "smallest k": smallest_k_born_charges}
+    frames = ase.io.read(args.labels, ":")
+    for atoms in tqdm(frames, unit="structure"):
         labels.append(atoms.arrays["REF_born_charges"].reshape(-1, 3, 3))
         chi.append(np.trace(calc.get_property("electronic_permittivity", atoms)) / 3)
         data = calc._atoms_to_batch(atoms).to_dict()
-        for name, function in (("exact", born_charges), ("smallest k", smallest_k_born_charges)):
+        for name, function in functions.items():
             charges = function(model, dict(data)).detach()
             found[name].append(enforce_sum_rule(charges, data["batch"], 1).cpu().numpy())
     reference = np.concatenate(labels)
+    double = calc._atoms_to_batch(frames[0].repeat((2, 1, 1))).to_dict()
     rows = []
     for name, values in found.items():
+        doubled = enforce_sum_rule(functions[name](model, dict(double)), double["batch"], 1)
+        change = doubled.detach().cpu().numpy()[: len(frames[0])] - values[0]
         predicted = np.concatenate(values)
         factor = float((reference * predicted).sum() / (predicted**2).sum())
         for words, used in (("as it is", 1.0), ("best factor", factor)):
@@ -146,6 +151,7 @@ def accuracy(args: Any) -> None:
                     "RMSE / e": float(np.sqrt((error**2).mean())),
                     "R2": 1.0
                     - float((error**2).sum() / ((reference - reference.mean()) ** 2).sum()),
+                    "RMS change in a 2x1x1 cell / e": float(np.sqrt((change**2).mean())),
                     "correlation": float(np.corrcoef(predicted.ravel(), reference.ravel())[0, 1]),
                 }
             )

@@ -122,6 +122,23 @@ def test_raman_lines_of_md_and_of_modes_agree(run):
     assert relative[low] > 1.5 * relative[high]
 
 
+def test_the_shift_of_the_integrator_is_taken_off(run):
+    """Verlet with 0.5 fs moves the stretches by more than 10 cm⁻¹."""
+    from mace_polmp.analysis.correlation import without_verlet_shift
+    from mace_polmp.units import WAVENUMBER
+
+    step, line = 0.5, 3500.0
+    chi = 2 * np.arcsin(0.5 * WAVENUMBER * line * step) / step  # Verlet's own frequency
+    series = np.cos(chi * 2.0 * np.arange(10000))  # every fourth step
+    wavenumber, spectrum = power_spectrum(series, 2.0, 20.0)
+    shifted = wavenumber[spectrum.argmax()]
+    assert shifted - line > 10
+    true, (corrected,) = without_verlet_shift(wavenumber, [spectrum], step)
+    assert true[corrected.argmax()] == pytest.approx(line, abs=2.0)
+    area = np.trapezoid(spectrum, wavenumber)
+    assert np.trapezoid(corrected, true) == pytest.approx(area, rel=1e-3)
+
+
 def test_power_spectrum_of_a_cosine_has_its_area_and_width():
     """⟨x²⟩ is the integral of the spectrum over angular frequency, over π."""
     from mace_polmp.units import WAVENUMBER

@@ -114,6 +114,18 @@ def test_other_settings_are_not_continued(tmp_path):
         run_md(atoms, calc, settings(), 8, tmp_path)
 
 
+def test_a_burst_structure_is_noticed(tmp_path):
+    """The last frame is that before; nothing after it is written."""
+    atoms = salty_water()
+    atoms.positions[1] = atoms.positions[0] + [0.1, 0.0, 0.0]
+    atoms.set_momenta(200.0 * np.ones((len(atoms), 3)))
+    with pytest.raises(
+        InputError, match="step 4: the temperature is .* K, the structure has burst"
+    ):
+        run_md(atoms, calculator(), settings(), 8, tmp_path)
+    assert len(read(tmp_path / "trajectory.xyz", ":")) == 1
+
+
 def test_refusals(tmp_path):
     def refused(message, atoms=None, field=None, options=None, **changes):
         calc = calculator(**(options or {}))
