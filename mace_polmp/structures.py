@@ -42,6 +42,10 @@ def read_structures(path: str | Path) -> list[Atoms]:
         raise InputError(f"{path}: not readable as a structure file ({error})") from error
     if not frames:
         raise InputError(f"{path}: holds no structure; give one with at least one")
+    for atoms in frames:
+        # What upstream's training calls total_charge, its calculator calls charge.
+        if "total_charge" in atoms.info:
+            atoms.info.setdefault("charge", atoms.info["total_charge"])
     return list(frames)
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.io import write
 
 from mace_polmp.errors import InputError
-from mace_polmp.structures import as_slab, check_structure
+from mace_polmp.structures import as_slab, check_structure, read_structures
 from tests.helpers import rock_salt
 
 
@@ -36,3 +37,9 @@ def test_refusals():
         as_slab(Atoms("Na", pbc=True))
     with pytest.raises(InputError, match="frame 7: has pbc T T F, and its atoms extend over"):
         check_structure(as_slab(atoms), "frame 7")
+
+
+def test_total_charges_reach_the_calculator(tmp_path):
+    atoms = Atoms("NaCl", positions=[[0, 0, 0], [0, 0, 2.5]], info={"total_charge": -1})
+    write(tmp_path / "a.xyz", atoms)
+    assert read_structures(tmp_path / "a.xyz")[0].info["charge"] == -1

@@ -52,8 +52,9 @@ class MultipoleMACECalculator(MACECalculator):
             without the field.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
             structures (see modules.observables.screening_factor); never of energies and forces.
-        sum_rule: whether to enforce the acoustic sum rule on born_charges, those of a field along
-            periodic directions included: it then does not push the structure as a whole.
+        sum_rule: whether to enforce the acoustic sum rule on born_charges (of an open structure
+            they sum to atoms.info["charge"]), those of a field along periodic directions included:
+            it then does not push the structure as a whole.
         **kwargs: of mace.calculators.MACECalculator. Its compile_mode, enable_cueq, enable_oeq
             and padding do not work with this model and are refused.
 

@@ -44,6 +44,12 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     )
 
 
+def add_structure_options(group: Any) -> None:
+    """--structure and --frame."""
+    group.add_argument("--structure", required=True, help="structure file")
+    group.add_argument("--frame", type=int, default=-1, help="which frame of it")
+
+
 def make_calculator(args: argparse.Namespace, **more: Any) -> MultipoleMACECalculator:
     """The calculator of add_model_options.
 

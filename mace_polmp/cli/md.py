@@ -8,7 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mace_polmp.cli.common import add_model_options, make_calculator, read_structure
+from mace_polmp.cli.common import (
+    add_model_options,
+    add_structure_options,
+    make_calculator,
+    read_structure,
+)
 from mace_polmp.errors import InputError
 from mace_polmp.units import WAVENUMBER
 
@@ -24,8 +29,7 @@ def add_parser(commands: Any) -> None:
     )
     add_model_options(parser)
     run_group = parser.add_argument_group("run")
-    run_group.add_argument("--structure", required=True, help="structure file to start from")
-    run_group.add_argument("--frame", type=int, default=-1, help="which frame of it")
+    add_structure_options(run_group)
     run_group.add_argument("--output", type=Path, default=Path("md"), help="folder to write to")
     run_group.add_argument("--steps", type=int, required=True, help="length of the run in steps")
     run_group.add_argument("--timestep", type=float, default=0.5, help="fs")

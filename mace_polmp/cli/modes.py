@@ -12,7 +12,12 @@ import numpy as np
 from mace_polmp.analysis import modes as analysis
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.correlation import Array
-from mace_polmp.cli.common import add_model_options, make_calculator, read_structure
+from mace_polmp.cli.common import (
+    add_model_options,
+    add_structure_options,
+    make_calculator,
+    read_structure,
+)
 from mace_polmp.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,8 +39,7 @@ def add_parser(commands: Any) -> None:
     )
     add_model_options(parser)
     group = parser.add_argument_group("modes")
-    group.add_argument("--structure", required=True, help="structure file")
-    group.add_argument("--frame", type=int, default=-1, help="which frame of it")
+    add_structure_options(group)
     group.add_argument(
         "--output", type=Path, default=Path("modes"), help="name without ending of what is written"
     )

@@ -68,7 +68,8 @@ def born_charges(
         epsilon_infinity: electronic permittivity ε∞; charges of periodic structures are multiplied
             by √ε∞, which makes physical charges of latent ones. None for 1.
         divide_by_chi: divide them by √(1 + χ), see observables.screening_factor.
-        sum_rule: enforce the acoustic sum rule, see enforce_sum_rule.
+        sum_rule: enforce the acoustic sum rule, see enforce_sum_rule; data["total_charge"]
+            [n_structures] is the charge of open structures, 0 if it is not there.
 
     Returns:
         [n_atoms, 3, 3], e; first index polarization, second displacement.
@@ -97,7 +98,10 @@ def born_charges(
         chi = susceptibility(alpha, data["cell"].view(-1, 3, 3), pbc, data["batch"])
         factor = screening_factor(chi if divide_by_chi else None, pbc, epsilon_infinity)
         charges = charges * factor[data["batch"], None, None].to(charges.dtype)
-    return enforce_sum_rule(charges, data["batch"], pbc.shape[0]) if sum_rule else charges
+    if not sum_rule:
+        return charges
+    total = None if bool(periodic.any()) else data.get("total_charge")
+    return enforce_sum_rule(charges, data["batch"], pbc.shape[0], total)
 
 
 def acoustic_sum(charges: Tensor, batch: Tensor, n_structures: int) -> Tensor:

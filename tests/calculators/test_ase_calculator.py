@@ -237,6 +237,10 @@ def test_electrical_properties_on_demand():
     np.testing.assert_allclose(cell.get_dipole_moment(), dipole, atol=1e-9)
     born = calc.get_property("born_charges", cell)
     np.testing.assert_allclose(born.sum(0), 0, atol=1e-9)
+    ion = salty_water()
+    ion.info["charge"] = -1
+    born = calc.get_property("born_charges", ion)
+    np.testing.assert_allclose(born.sum(0), -np.eye(3), atol=1e-9)
     alpha = calc.get_property("electronic_polarizability", cell)
     bare = calc.get_property("polarizability", cell)
     assert 0.001 < np.abs(alpha - bare).max() / np.abs(bare).max() < 1.0
