@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import ase.io
 import numpy as np
+from tqdm import tqdm
 
 from mace_polmp.cli.common import run_command
 from mace_polmp.errors import InputError
@@ -31,14 +33,19 @@ def run(args: argparse.Namespace) -> None:
         seams.evaluate_unchanged(args)
         return
     check_format(model, args.model)
-    for flag in ("enable_cueq", "compute_bec"):
-        if getattr(args, flag):
-            raise InputError(f"--{flag} does not work with a MultipoleMACE; leave it out")
+    if args.enable_cueq:
+        raise InputError("--enable_cueq does not work with a MultipoleMACE; leave it out")
     if args.head is not None and args.head not in model.heads:
         raise InputError(f"--head must be one of {', '.join(model.heads)}, got {args.head!r}")
     known = model.atomic_numbers.tolist()
-    for number, atoms in enumerate(read_structures(args.configs)):
-        check_structure(atoms, f"{args.configs}: frame {number}", known, model.electrostatics)
+    structures = read_structures(args.configs)
+    for number, atoms in enumerate(structures):
+        where = f"{args.configs}: frame {number}"
+        check_structure(atoms, where, known, model.electrostatics)
+        if args.compute_bec and atoms.pbc.sum() == 2:
+            raise InputError(f"{where}: --compute_bec: Born charges of slabs are not available")
+    born = _born_charges(args, model, structures) if args.compute_bec else None
+    args.compute_bec = False  # upstream's way is that of another model
 
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ELECTRICAL_OUTPUTS}
 
@@ -64,9 +71,25 @@ def run(args: argparse.Namespace) -> None:
                     atoms.arrays[args.info_prefix + name] = value
                 else:
                     atoms.arrays[args.info_prefix + name] = value.reshape(len(atoms), -1)
+            if born is not None:
+                atoms.arrays[args.info_prefix + "BEC"] = born[number].reshape(-1, 9)
         finished = Path(folder) / "finished.xyz"
         ase.io.write(finished, frames, format="extxyz")
         os.replace(finished, target)
+
+
+def _born_charges(args: argparse.Namespace, model: Any, structures: list[Any]) -> list[np.ndarray]:
+    """[n_atoms, 3, 3] of each structure; they may differ in their boundary conditions."""
+    from mace_polmp.calculators import MultipoleMACECalculator
+
+    calculator = MultipoleMACECalculator(
+        models=copy.deepcopy(model),
+        device=args.device,
+        default_dtype=args.default_dtype,
+        head=args.head,
+    )
+    frames = tqdm(structures, desc="Born charges", unit="structure", disable=None)
+    return [calculator.get_property("born_charges", atoms) for atoms in frames]
 
 
 def main() -> None:

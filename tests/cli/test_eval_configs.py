@@ -9,10 +9,12 @@ from ase.io import read
 from mace.modules import ScaleShiftMACE
 
 from mace_polmp.cli.eval_configs import main
+from mace_polmp.modules.born_charges import born_charges
 from tests.cli.runs import run_module, write_data
 from tests.helpers import (
     backbone_settings,
     evaluate,
+    make_batch,
     random_model,
     rock_salt,
     salty_water,
@@ -61,6 +63,21 @@ def test_multipoles_are_written(files, monkeypatch):
     assert sorted(p.name for p in output.parent.iterdir()) == ["in.xyz", "m.model", "out.xyz"]
 
 
+def test_born_charges_are_written_when_asked_for(files, monkeypatch):
+    """Of open and periodic structures in one file."""
+    model_file, _, output, frames = files
+    data = write_data(output.parent, frames[:2], "two.xyz")
+    run(
+        monkeypatch, f"--model={model_file}", f"--configs={data}", f"--output={output}",
+        "--compute_bec", "--default_dtype=float64",
+    )  # fmt: skip
+    for atoms, original in zip(read(output, ":"), frames, strict=False):
+        model = random_model()
+        expected = born_charges(model, make_batch([original], model)).numpy()
+        got = atoms.arrays["MACE_BEC"].reshape(-1, 3, 3)
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
 def test_other_models_are_evaluated_as_upstream_does(tmp_path):
     torch.save(ScaleShiftMACE(**backbone_settings()).double(), tmp_path / "s.model")
     data = write_data(tmp_path, [salty_water(), rock_salt()], "in.xyz")
@@ -86,7 +103,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, monkeypatch, capsys):
         (text, data, [], "text.model: not a model file"),
         (model_file, empty, [], "empty.xyz: the file is empty"),
         (model_file, other, [], "gold.xyz: frame 1: the model does not know Au"),
-        (model_file, data, ["--compute_bec"], "--compute_bec does not work"),
+        (model_file, data, ["--compute_bec"], "frame 2: --compute_bec: Born charges of slabs are"),
         (model_file, data, ["--head=Other"], "--head must be one of Default"),
     ]
     for model, configs, more, message in cases:
