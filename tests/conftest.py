@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores
 
 
 @pytest.fixture
