@@ -41,7 +41,8 @@ class MultipoleMACECalculator(MACECalculator):
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
 
     Args:
-        model_paths: a .model file, a pattern such as "committee_*.model", or a list of files.
+        model_paths: a .model or .safetensors file, a pattern such as "committee_*.model", or a list
+            of files.
         models: loaded models, instead of model_paths.
         device: "cpu", "cuda", …
         default_dtype: "float32" or "float64"; "" keeps the model's.

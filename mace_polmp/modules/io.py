@@ -1,24 +1,33 @@
-"""Loading .model files, with errors that name the file."""
+"""Loading and writing model files, with errors that name the file.
+
+.model files are upstream's, pickled modules: loading one runs code from it. .safetensors files are
+safe_files.py's.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
 from mace_polmp.errors import InputError
+from mace_polmp.modules import safe_files
 from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
 
 
 def load_any(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.Module:
-    """The module that a .model file holds. Loading runs code from the file: trust its source.
+    """The module that a file holds. Loading a .model file runs code from it: trust its source.
 
     Raises:
-        InputError: no such file, or not a pickled torch module.
+        InputError: no such file, or neither a pickled torch module nor a .safetensors file that
+            can be read.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    if path.suffix == safe_files.SUFFIX:
+        return safe_files.load(path, device)
     try:
         model = torch.load(path, map_location=device, weights_only=False)
     except Exception as error:
@@ -35,7 +44,7 @@ def load_any(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.M
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> MultipoleMACE:
-    """The MultipoleMACE that a .model file holds.
+    """The MultipoleMACE that a .model or .safetensors file holds.
 
     Raises:
         InputError: no such file, not a model, another kind of model, or a newer format.
@@ -61,3 +70,20 @@ def check_format(model: MultipoleMACE, path: str | Path) -> None:
             f"{path}: has format version {model.format_version}, this mace_polmp reads up to "
             f"{FORMAT_VERSION}; install a newer mace_polmp"
         )
+
+
+def write_model(model: MultipoleMACE, path: str | Path) -> None:
+    """Write a .model or .safetensors file, whole or not at all.
+
+    Raises:
+        InputError: another ending, or a model that has no safe form.
+    """
+    path = Path(path)
+    if path.suffix == safe_files.SUFFIX:
+        safe_files.save(model, path)
+    elif path.suffix == ".model":
+        temporary = path.with_name(f".{path.name}.tmp")
+        torch.save(model, temporary)
+        os.replace(temporary, path)
+    else:
+        raise InputError(f"{path}: the ending must be .model or {safe_files.SUFFIX}")

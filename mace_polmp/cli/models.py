@@ -1,0 +1,87 @@
+"""`mace_polmp convert` and `mace_polmp info`: model files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mace_polmp.errors import InputError
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommands to those of `mace_polmp`."""
+    convert = commands.add_parser(
+        "convert",
+        help="convert a model between .model (pickle) and .safetensors (runs no code)",
+        description="Convert a MultipoleMACE between upstream's .model, a pickle, and "
+        ".safetensors, weights and a configuration: loading the latter runs no code from the file.",
+    )
+    convert.add_argument("source", type=Path, help=".model or .safetensors file to read")
+    convert.add_argument("target", type=Path, help=".safetensors or .model file to write")
+    convert.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    convert.set_defaults(run=run_convert)
+    info = commands.add_parser("info", help="print what a model file holds")
+    info.add_argument("model", type=Path, help=".model or .safetensors file")
+    info.set_defaults(run=run_info)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Read one kind of file and write the other."""
+    from mace_polmp.modules.io import load_model, write_model
+
+    if args.target.exists() and not args.overwrite:
+        raise InputError(f"{args.target} is there already; give --overwrite or another name")
+    write_model(load_model(args.source), args.target)
+    size = args.target.stat().st_size / 1e6
+    print(f"{args.source} -> {args.target} ({size:.1f} MB)")
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """Print the model's make."""
+    from mace_polmp.modules.io import load_any
+
+    model = load_any(args.model)
+    if not hasattr(model, "interactions"):
+        raise InputError(f"{args.model}: holds a {type(model).__name__}, which is not a MACE model")
+    rows = describe(model)
+    width = max(len(name) for name, _ in rows)
+    print(args.model)
+    for name, value in rows:
+        print(f"  {name:{width}s}  {value}")
+
+
+def describe(model: Any) -> list[tuple[str, str]]:
+    """Name and value of what is worth knowing of a MACE model."""
+    from dataclasses import fields
+
+    from ase.data import chemical_symbols
+
+    from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+
+    numbers = [int(z) for z in model.atomic_numbers]
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    total = sum(p.numel() for p in model.parameters())
+    features = " | ".join(str(product.linear.irreps_out) for product in model.products)
+    rows = [
+        ("kind", type(model).__name__),
+        ("elements", " ".join(chemical_symbols[z] for z in numbers)),
+        ("r_max", f"{float(model.r_max):g} Å"),
+        ("layers", str(len(model.interactions))),
+        ("features by layer", features),
+        ("interaction", type(model.interactions[-1]).__name__),
+        ("heads", ", ".join(getattr(model, "heads", ["Default"]))),
+        ("parameters", str(total)),
+        ("dtype", dtype),
+    ]
+    if isinstance(model, MultipoleMACE):
+        head = sum(p.numel() for p in model.multipole_readouts.parameters())
+        lift = model.multipole_readouts.lift
+        rows += [
+            ("format version", str(model.format_version)),
+            ("long-range parameters", str(head)),
+            ("lifted degrees", "none" if lift is None else ", ".join(map(str, lift.degrees))),
+        ]
+        options = model.long_range_options
+        rows += [(f.name, str(getattr(options, f.name))) for f in fields(LongRangeOptions)]
+    return rows

@@ -1,0 +1,210 @@
+"""Model files that run no code: weights in safetensors, the configuration as JSON beside them.
+
+A file holds the tensors of the model's state and, in the header, format, format_version and config:
+what the constructors of the backbone and the head need, as numbers, names and lists. Names of
+classes are looked up among those of mace-torch that a MACE can be made of; nothing else is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mace  # noqa: F401  before e3nn
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from e3nn import o3
+from mace.modules import ScaleShiftMACE, gate_dict, interaction_classes, readout_classes
+from mace.tools.scripts_utils import extract_config_mace_model
+
+from mace_polmp.errors import InputError
+from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
+from mace_polmp.modules.options import LongRangeOptions
+
+SUFFIX = ".safetensors"
+_FORMAT = "mace_polmp"
+# Models of earlier releases of mace-torch lack these buffers, which follow from the configuration.
+_NEW_FLAGS = "_zeroed"
+_IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
+_ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
+
+Config = dict[str, Any]
+State = dict[str, torch.Tensor]
+
+UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {}
+"""By version n, what makes config and tensors of version n those of version n + 1."""
+
+
+def save(model: MultipoleMACE, path: str | Path) -> None:
+    """Write a model; the file appears whole or not at all.
+
+    Raises:
+        InputError: a backbone that cannot be described by a configuration, for instance one
+            converted for an accelerator.
+    """
+    path = Path(path)
+    config = describe(model)
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    _rebuild(config, state, str(path))  # refuses what would not come back
+    metadata = {
+        "format": _FORMAT,
+        "format_version": str(model.format_version),
+        "config": json.dumps(config),
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    # Tensors may share memory or be views, which the format does not know.
+    safetensors.torch.save_file(
+        {name: tensor.clone().contiguous() for name, tensor in state.items()}, temporary, metadata
+    )
+    os.replace(temporary, path)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> MultipoleMACE:
+    """Read a model; runs no code from the file.
+
+    Raises:
+        InputError: no such file, a truncated one or one of another kind, a newer format, or
+            tensors that do not belong to the configuration.
+    """
+    path = Path(path)
+    version, config = read_header(path)
+    try:
+        state = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: truncated or damaged ({error}); copy it again") from error
+    for number in range(version, FORMAT_VERSION):
+        config, state = UPGRADES[number](config, state)
+    return _rebuild(config, state, str(path)).to(device)
+
+
+def read_header(path: str | Path) -> tuple[int, Config]:
+    """Format version and configuration of a file, without its tensors.
+
+    Raises:
+        InputError: as load.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: not a safetensors file, or a truncated one ({error}); copy it again or make "
+            "it anew with mace_polmp convert"
+        ) from error
+    if metadata.get("format") != _FORMAT:
+        raise InputError(
+            f"{path}: is not a model of mace_polmp (format {metadata.get('format')!r}); make one "
+            "with mace_polmp convert"
+        )
+    try:
+        version, config = int(metadata["format_version"]), json.loads(metadata["config"])
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: the header lacks or garbles {error}; make the file anew with mace_polmp "
+            "convert"
+        ) from error
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: has format version {version}, this mace_polmp reads up to {FORMAT_VERSION}; "
+            "install a newer mace_polmp"
+        )
+    return version, config
+
+
+def describe(model: MultipoleMACE) -> Config:
+    """What the constructors need to make the model again: numbers, names and lists.
+
+    Raises:
+        InputError: a backbone that mace-torch cannot describe.
+    """
+    # Upstream describes classes that it knows by name.
+    backbone = ScaleShiftMACE.__new__(ScaleShiftMACE)
+    torch.nn.Module.__init__(backbone)
+    backbone.__dict__.update(model.__dict__)
+    try:
+        found = extract_config_mace_model(backbone)
+    except (AttributeError, RuntimeError) as error:
+        raise InputError(
+            "this model cannot be written without code: its backbone has no configuration "
+            f"({error})"
+        ) from error
+    irreps = [str(product.linear.irreps_out) for product in model.products]
+    found["keep_last_layer_irreps"] = len(irreps) > 1 and irreps[-1] == irreps[0]
+    if found.pop("cueq_config", None) is not None:
+        raise InputError(
+            "this model cannot be written without code: it is converted for an accelerator; save "
+            "the one it was made from"
+        )
+    gates = {function: name for name, function in gate_dict.items()}
+    backbone_config: Config = {}
+    for name, value in found.items():
+        if name in _IRREPS:
+            value = None if value is None else str(value)
+        elif name in _ARRAYS:
+            value = np.asarray(value, dtype=float).tolist()
+        elif name in ("interaction_cls", "interaction_cls_first", "readout_cls"):
+            value = value.__name__
+        elif name == "gate":
+            value = gates.get(value, "None")
+        elif name == "atomic_numbers":
+            value = [int(z) for z in value]
+        elif isinstance(value, np.generic | torch.Tensor):
+            value = value.item()
+        backbone_config[name] = value
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return {
+        "dtype": dtype,
+        "backbone": backbone_config,
+        "long_range": asdict(model.long_range_options),
+    }
+
+
+def _rebuild(config: Config, state: State, where: str) -> MultipoleMACE:
+    """The model of a configuration and tensors, which must fit it exactly."""
+    try:
+        settings = _constructor_arguments(config["backbone"])
+        options = LongRangeOptions(**config["long_range"])
+        dtype = {"float32": torch.float32, "float64": torch.float64}[config["dtype"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{where}: the configuration has an unknown entry or lacks {error}"
+        ) from error
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = MultipoleMACE(long_range=options, **settings)
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise InputError(f"{where}: tensors and configuration do not fit ({reason})") from error
+    finally:
+        torch.set_default_dtype(previous)
+    missing = [name for name in missing if not name.endswith(_NEW_FLAGS)]
+    if missing or unexpected:
+        first = f"lacks {missing[0]}" if missing else f"has {unexpected[0]} too much"
+        raise InputError(f"{where}: tensors and configuration do not fit: it {first}")
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model
+
+
+def _constructor_arguments(config: Config) -> dict[str, Any]:
+    out = dict(config)
+    for name in _IRREPS:
+        out[name] = None if out[name] is None else o3.Irreps(out[name])
+    for name in _ARRAYS:
+        out[name] = np.array(out[name])
+    for name in ("interaction_cls", "interaction_cls_first"):
+        out[name] = interaction_classes[out[name]]
+    out["readout_cls"] = readout_classes[out["readout_cls"]]
+    out["gate"] = gate_dict[out["gate"]]
+    return out
