@@ -143,6 +143,17 @@ def _coincident_pair(atoms: Atoms) -> tuple[int, int] | None:
     return min(pairs) if pairs else None
 
 
+def closest_distance(atoms: Atoms) -> float | None:
+    """The shortest distance between two atoms, images included, Å; None for a single open atom."""
+    if atoms.pbc.any():
+        distance = neighbour_list("d", atoms, _SEARCH)
+        return float(distance.min()) if len(distance) > 0 else None
+    if len(atoms) < 2:
+        return None
+    distances, _ = KDTree(atoms.positions).query(atoms.positions, k=2)
+    return float(distances[:, 1].min())
+
+
 def check_boundary(atoms: Atoms, where: str, engine: Electrostatics) -> None:
     """Refuse a structure whose boundary conditions the electrostatics cannot evaluate.
 

@@ -48,7 +48,7 @@ def compare(
         atoms = Atoms(labelled.numbers, labelled.positions, cell=labelled.cell, pbc=labelled.pbc)
         atoms.info = {k: v for k, v in labelled.info.items() if k in ("charge", "spin", "head")}
         labels = {
-            name: _checked(
+            name: check_label(
                 find_label(labelled, keys[name]), name, atoms, f"{where}: frame {number}"
             )
             for name in _defined(known, atoms)
@@ -79,7 +79,12 @@ def _defined(known: Iterable[str], atoms: Atoms) -> list[str]:
     return [name for name in known if name not in undefined]
 
 
-def _checked(label: Any, name: str, atoms: Atoms, where: str) -> np.ndarray | None:
+def check_label(label: Any, name: str, atoms: Atoms, where: str) -> np.ndarray | None:
+    """A label as an array of the shape its quantity has, or None for None.
+
+    Raises:
+        InputError: another shape, or NaN.
+    """
     if label is None:
         return None
     quantity = QUANTITIES[name]

@@ -15,38 +15,59 @@ from mace_polmp.modules.options import LongRangeOptions
 MODEL_NAME = "MultipoleMACE"
 # Upstream's speed options convert a model class by class and do not know this one.
 _UNSUPPORTED = ("enable_cueq", "only_cueq", "enable_oeq")
+_OTHER_LOSSES = ("dipole", "dipole_polar", "energy_forces_dipole")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Upstream's parser with the group "Long-range electrostatics"."""
+    """Upstream's parser with the groups "Long-range electrostatics" and "Electrical labels …"."""
     from mace import tools
 
+    from mace_polmp.training.options import UPSTREAM_FLAGS, TrainingOptions
     from mace_polmp.training.seams import extend_parser
 
     parser = tools.build_default_arg_parser()
     extend_parser(parser, MODEL_NAME)
-    group = parser.add_argument_group(
-        "Long-range electrostatics", f"with --model {MODEL_NAME}; lengths in Ang"
+    _add_flags(
+        parser, LongRangeOptions, "Long-range electrostatics", "lengths in Ang; a model to continue"
     )
-    for option in fields(LongRangeOptions):
-        if option.metadata["type"] is None:
-            group.add_argument(
-                f"--{option.name}", action="store_true", help=option.metadata["help"]
-            )
-        else:
-            choices = option.metadata["choices"]
-            group.add_argument(
-                f"--{option.name}",
-                type=_lenient(option.metadata["type"]),
-                metavar=f"{{{','.join(map(str, choices))}}}" if choices else "NUMBER",
-                default=option.default,
-                help=option.metadata["help"],
-            )
+    _add_flags(
+        parser,
+        TrainingOptions,
+        "Electrical labels and fine-tuning",
+        "as do --dipole_weight, --polarizability_weight and their --swa_... and --..._key, which "
+        "with this model have defaults of 0 and REF_dipole, REF_polarizability; a model",
+    )
+    # What was not given has another default with this model, or is refused if it disagrees.
+    parser.set_defaults(**dict.fromkeys((*UPSTREAM_FLAGS, "r_max")))
     return parser
 
 
+def _add_flags(
+    parser: argparse.ArgumentParser, options: type, title: str, description: str
+) -> None:
+    """A group with a flag for each option that has a help; None stands for what is not given."""
+    group = parser.add_argument_group(title, f"with --model {MODEL_NAME}; {description}")
+    for field in fields(options):
+        if "help" not in field.metadata:
+            continue
+        text = field.metadata["help"]
+        if field.metadata["type"] is None:
+            group.add_argument(f"--{field.name}", action="store_true", default=None, help=text)
+            continue
+        choices = field.metadata["choices"]
+        if field.default is not None:
+            text += f" (default {field.default})"
+        group.add_argument(
+            f"--{field.name}",
+            type=_lenient(field.metadata["type"]),
+            metavar=f"{{{','.join(map(str, choices))}}}" if choices else "VALUE",
+            default=None,
+            help=text,
+        )
+
+
 def _lenient(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Convert, or leave the text: LongRangeOptions says in one line what is wrong with it."""
+    """Convert, or leave the text: the options say in one line what is wrong with it."""
 
     def parse(text: str) -> Any:
         try:
@@ -57,13 +78,10 @@ def _lenient(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def long_range_options(args: argparse.Namespace) -> LongRangeOptions:
-    """The head's settings from parsed arguments.
-
-    Raises:
-        InputError: a value that is not valid.
-    """
-    return LongRangeOptions(**{f.name: getattr(args, f.name) for f in fields(LongRangeOptions)})
+def asked_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The head's settings that were given, from parsed arguments."""
+    given = {f.name: getattr(args, f.name, None) for f in fields(LongRangeOptions)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,24 +90,56 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: flags or data that cannot be used; nothing has been written then.
     """
-    from mace.cli import run_train as upstream
-
+    from mace_polmp.modules import MultipoleMACE
     from mace_polmp.training import seams
-    from mace_polmp.training.data_checks import check_foundation_model, check_training_data
+    from mace_polmp.training.data_checks import (
+        check_foundation_model,
+        check_training_data,
+        readable_foundation,
+    )
+    from mace_polmp.training.fine_tuning import inherit
+    from mace_polmp.training.options import TrainingOptions
     from mace_polmp.training.statistics import log_multipoles
 
     if args.model != MODEL_NAME:
-        changed = [f.name for f in fields(LongRangeOptions) if getattr(args, f.name) != f.default]
-        if changed:
-            raise InputError(f"--{changed[0]} needs --model {MODEL_NAME}, got --model {args.model}")
-        upstream.run(args)
+        _run_upstream(args)
         return
-    options = long_range_options(args)
+    asked, training = asked_options(args), TrainingOptions.of(args)
     for name in _UNSUPPORTED:
         if getattr(args, name):
             raise InputError(f"--{name} does not work with --model {MODEL_NAME}; leave it out")
-    check_foundation_model(args, check_training_data(args, options))
-    seams.train(args, options, after_evaluation=log_multipoles)
+    if args.loss in _OTHER_LOSSES:
+        raise InputError(
+            f"--loss {args.loss} is not for --model {MODEL_NAME}; take --loss weighted (or stress, "
+            "universal, huber) with --dipole_weight, --polarizability_weight"
+        )
+    LongRangeOptions(**asked)  # refuses
+    for name, value in vars(training).items():
+        setattr(args, name, value)
+    foundation = check_foundation_model(args)
+    former = foundation if isinstance(foundation, MultipoleMACE) else None
+    options = inherit(asked, former)
+    check_training_data(args, options, training, foundation)
+    with readable_foundation(args, foundation):
+        seams.train(args, asked, training, after_evaluation=log_multipoles)
+
+
+def _run_upstream(args: argparse.Namespace) -> None:
+    """Any other model, with upstream's own defaults."""
+    from mace import tools
+    from mace.cli import run_train as upstream
+
+    from mace_polmp.training.options import UPSTREAM_FLAGS, TrainingOptions
+
+    own = [f.name for f in fields(TrainingOptions) if "help" in f.metadata]
+    changed = [*asked_options(args), *(n for n in own if getattr(args, n, None) is not None)]
+    if changed:
+        raise InputError(f"--{changed[0]} needs --model {MODEL_NAME}, got --model {args.model}")
+    defaults = tools.build_default_arg_parser()
+    for name in (*UPSTREAM_FLAGS, "r_max"):
+        if getattr(args, name) is None:
+            setattr(args, name, defaults.get_default(name))
+    upstream.run(args)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -209,13 +209,15 @@ class Electrostatics(torch.nn.Module):
         pbc: Tensor,
         batch: Tensor,
         multipoles: Multipoles,
+        held: Multipoles,
         softness: Tensor,
     ) -> Tensor:
         """What Born charges need of induced charges in periodic structures: long_wavelength.py.
 
         Args:
             positions, cell, pbc, batch, multipoles: as in forward, all structures fully periodic.
-            softness: [n_atoms], e²/eV.
+            held: the multipoles without derivatives with respect to positions.
+            softness: [n_atoms], e²/eV, likewise held.
 
         Returns:
             [n_structures, 3], e Å, of which only derivatives have a meaning.
@@ -234,6 +236,7 @@ class Electrostatics(torch.nn.Module):
             cell,
             batch,
             multipoles,
+            held,
             softness,
             limits,
             make_solver,

@@ -34,6 +34,7 @@ def induced_charge_moment(
     cell: Tensor,
     batch: Tensor,
     multipoles: Multipoles,
+    held: Multipoles,
     softness: Tensor,
     limits: tuple[int, int, int],
     make_solver: Callable[[Tensor], Solver],
@@ -50,10 +51,11 @@ def induced_charge_moment(
         cell: [n_structures, 3, 3], Å, of fully periodic structures.
         batch: [n_atoms] int64.
         multipoles: the permanent multipoles.
-        softness: κ, [n_atoms], e²/eV.
+        held: the same with no derivative with respect to positions.
+        softness: κ, [n_atoms], e²/eV, likewise held.
         limits, make_solver, smearing, k_cutoff: as of reciprocal_sum.
     """
-    cell, softness = cell.detach(), softness.detach()
+    cell = cell.detach()
     lattice = Lattice.of(positions, cell, batch, limits, smearing, k_cutoff)
     sites = lattice.fraction.detach()
     solver = make_solver(sites)
@@ -83,8 +85,8 @@ def induced_charge_moment(
         ]
         moment = moment + torch.stack([(lattice.weight * c).sum((1, 2)) for c in columns], dim=1)
     # The vector is between atoms and is held while a source moves: undo what moves with it.
-    held = _interaction(multipoles, lambda sources: lattice.weight * overlap(sources, sites).real)
-    moving = (positions - positions.detach()) * held[:, None]
+    energies = _interaction(held, lambda sources: lattice.weight * overlap(sources, sites).real)
+    moving = (positions - positions.detach()) * energies[:, None]
     return moment.index_add(0, batch, moving)
 
 
@@ -101,14 +103,13 @@ def _orders(limits: tuple[int, int, int], like: Tensor) -> list[Tensor]:
 def _interaction(multipoles: Multipoles, energy: Callable[[Multipoles], Tensor]) -> Tensor:
     """What each source contributes to an energy that is linear in the sources, [n_atoms]."""
     with torch.enable_grad():
-        leaves = {
-            name: value.detach().requires_grad_(True)
-            for name, value in vars(multipoles).items()
-            if value is not None
-        }
-        slopes = torch.autograd.grad(energy(Multipoles(**leaves)).sum(), list(leaves.values()))
+        values = {name: value for name, value in vars(multipoles).items() if value is not None}
+        leaves = {name: value.detach().requires_grad_(True) for name, value in values.items()}
+        total = energy(Multipoles(**leaves)).sum()
+        # Slopes do not depend on the sources, but on the softness, which training adapts.
+        slopes = torch.autograd.grad(total, list(leaves.values()), create_graph=True)
     parts = [
-        (slope * value.detach()).flatten(1).sum(1) if value.dim() > 1 else slope * value.detach()
-        for slope, value in zip(slopes, leaves.values(), strict=True)
+        (slope * value).flatten(1).sum(1) if value.dim() > 1 else slope * value
+        for slope, value in zip(slopes, values.values(), strict=True)
     ]
     return torch.stack(parts).sum(0)

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from mace_polmp.modules.observables import (
     susceptibility,
     total_dipole,
 )
+from mace_polmp.modules.selection import select_structures
 
 if TYPE_CHECKING:
     from mace_polmp.modules.model import MultipoleMACE
@@ -59,6 +61,7 @@ def born_charges(
     epsilon_infinity: float | None = None,
     divide_by_chi: bool = False,
     sum_rule: bool = False,
+    training: bool = False,
 ) -> Tensor:
     """Born effective charges of a batch of structures.
 
@@ -66,10 +69,12 @@ def born_charges(
         model: a MultipoleMACE.
         data: upstream's batch dictionary, all structures open or all periodic.
         epsilon_infinity: electronic permittivity ε∞; charges of periodic structures are multiplied
-            by √ε∞, which makes physical charges of latent ones. None for 1.
+            by √ε∞, which makes physical charges of latent ones. None for the model's own, 1 where
+            it was not given or learned.
         divide_by_chi: divide them by √(1 + χ), see observables.screening_factor.
         sum_rule: enforce the acoustic sum rule, see enforce_sum_rule; data["total_charge"]
             [n_structures] is the charge of open structures, 0 if it is not there.
+        training: keep what the derivative with respect to the model's parameters needs.
 
     Returns:
         [n_atoms, 3, 3], e; first index polarization, second displacement.
@@ -85,23 +90,59 @@ def born_charges(
             "born_charges of a slab are not available in this version; set pbc to T T T"
         )
     if not bool(periodic.any()):
-        charges = _open(model, data)
+        charges = _open(model, data, training)
     elif bool(periodic.all()):
         unit = torch.eye(3, dtype=data["positions"].dtype, device=pbc.device)
-        charges = _periodic(model, data, unit[:, None].expand(-1, pbc.shape[0], -1))
+        directions = unit[:, None].expand(-1, pbc.shape[0], -1)
+        charges = _periodic(model, data, directions, training=training)
+        charges = charges * _screening(model, data, epsilon_infinity, divide_by_chi)
     else:
         raise InputError("born_charges: give open and periodic structures in separate batches")
-    if epsilon_infinity is not None or divide_by_chi:
-        with torch.no_grad():
-            response = model.read_multipoles(data)[2]
-        alpha = polarizability_tensors(response, charges.shape[0], charges)
-        chi = susceptibility(alpha, data["cell"].view(-1, 3, 3), pbc, data["batch"])
-        factor = screening_factor(chi if divide_by_chi else None, pbc, epsilon_infinity)
-        charges = charges * factor[data["batch"], None, None].to(charges.dtype)
     if not sum_rule:
         return charges
     total = None if bool(periodic.any()) else data.get("total_charge")
     return enforce_sum_rule(charges, data["batch"], pbc.shape[0], total)
+
+
+def labelled_born_charges(model: MultipoleMACE, data: dict[str, Tensor], training: bool) -> Tensor:
+    """Born charges of the structures with a positive data["born_charges_weight"], else zero.
+
+    Args:
+        model: a MultipoleMACE.
+        data: upstream's batch dictionary, structures of any boundary conditions, with
+            "born_charges_weight" [n_structures].
+        training: as of born_charges.
+
+    Returns:
+        [n_atoms, 3, 3], e.
+    """
+    positions = data["positions"]
+    out = positions.new_zeros(positions.shape[0], 3, 3)
+    labelled = data["born_charges_weight"].view(-1) > 0
+    periodic = data["pbc"].view(-1, 3).any(-1)
+    for chosen in (labelled & periodic, labelled & ~periodic):
+        if bool(chosen.any()):
+            part, atoms = select_structures(data, chosen)
+            out = out.index_copy(0, atoms, born_charges(model, part, training=training))
+    return out
+
+
+def _screening(
+    model: MultipoleMACE,
+    data: dict[str, Tensor],
+    epsilon_infinity: float | None,
+    divide_by_chi: bool,
+) -> Tensor:
+    """√ε_e of each atom's structure, [n_atoms, 1, 1]."""
+    pbc, batch, chi = data["pbc"].view(-1, 3), data["batch"], None
+    if divide_by_chi:
+        with torch.no_grad():
+            response = model.read_multipoles(data)[2]
+        alpha = polarizability_tensors(response, batch.shape[0], data["positions"])
+        chi = susceptibility(alpha, data["cell"].view(-1, 3, 3), pbc, batch)
+    epsilon = model.epsilon_infinity if epsilon_infinity is None else epsilon_infinity
+    factor = screening_factor(chi, pbc, epsilon).to(data["positions"].dtype)
+    return factor[batch, None, None]
 
 
 def acoustic_sum(charges: Tensor, batch: Tensor, n_structures: int) -> Tensor:
@@ -135,14 +176,14 @@ def _leaves(data: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _open(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
+def _open(model: MultipoleMACE, data: dict[str, Tensor], training: bool) -> Tensor:
     """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ)."""
     data = _leaves(data)
     positions = data["positions"]
     _, multipoles, _, result = model.long_range(data)
     n_structures = data["ptr"].numel() - 1
     dipole = total_dipole(positions, data["batch"], n_structures, multipoles, result).sum(0)
-    rows = [_gradient(dipole[a], positions, retain=a < 2) for a in range(3)]
+    rows = [_gradient(dipole[a], positions, a < 2, training) for a in range(3)]
     return torch.stack(rows, dim=1)
 
 
@@ -160,13 +201,72 @@ def field_on_charges(model: MultipoleMACE, data: dict[str, Tensor], field: Tenso
     return _periodic(model, data, field[None], dipoles=False)[:, 0]
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Values that stay what they are while positions change, though not while parameters do.
+
+    Attributes:
+        multipoles: the permanent multipoles.
+        softness: κ, [n_atoms], or None without induced charges.
+        potential: φ − φ̄, [n_atoms].
+        weights: ∂(Σ −κφ)/∂m of each kind of multipole.
+    """
+
+    multipoles: Multipoles
+    softness: Tensor | None
+    potential: Tensor | None
+    weights: list[Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        model: MultipoleMACE,
+        data: dict[str, Tensor],
+        multipoles: Multipoles,
+        softness: Tensor | None,
+        potential: Tensor | None,
+        training: bool,
+    ) -> _Held:
+        """From what a forward pass gave; in training from one that does not see the positions."""
+        weights: list[Tensor] = []
+        if softness is not None:
+            assert potential is not None
+            induced = -(_unseen(softness, training) * potential).sum()
+            weights = [
+                _unseen(weight, training)
+                for weight in torch.autograd.grad(
+                    induced, _sources(multipoles), retain_graph=True, create_graph=training
+                )
+            ]
+            softness, potential = _unseen(softness, training), _unseen(potential, training)
+            if model.long_range_options.conserves_charge:
+                potential = potential - _mean(softness, potential, data)
+        kept = {
+            name: None if value is None else _unseen(value, training)
+            for name, value in vars(multipoles).items()
+        }
+        return cls(Multipoles(**kept), softness, potential, weights)
+
+
+def _unseen(tensor: Tensor, training: bool) -> Tensor:
+    return tensor if training else tensor.detach()
+
+
+def _sources(multipoles: Multipoles) -> list[Tensor]:
+    return [value for value in vars(multipoles).values() if value is not None]
+
+
 def _periodic(
-    model: MultipoleMACE, data: dict[str, Tensor], directions: Tensor, dipoles: bool = True
+    model: MultipoleMACE,
+    data: dict[str, Tensor],
+    directions: Tensor,
+    dipoles: bool = True,
+    training: bool = False,
 ) -> Tensor:
     """Σ_a d_a Z*_{i,ab} for directions d of the polarization, [n_atoms, n_directions, 3].
 
     Args:
-        model, data: as of born_charges.
+        model, data, training: as of born_charges.
         directions: [n_directions, n_structures, 3].
         dipoles: whether to include the polarization of dipoles.
     """
@@ -178,38 +278,46 @@ def _periodic(
         vectors, _ = get_edge_vectors_and_lengths(
             positions=positions, edge_index=data["edge_index"], shifts=data["shifts"]
         )
+    with torch.set_grad_enabled(training):
+        shift = model.total_charge_shift(_leaves(data))
     with _Tangents(model, vectors.shape[0]).on_messages() as tangents:
-        _, multipoles, response, result = model.long_range(data)
-    local = _local_sum(model, data, multipoles, response, result)
+        _, multipoles, response, result = model.long_range(data, shift)
+    seen = (multipoles, response.softness, result.potential)
+    if training:
+        _, *others = model.long_range(_leaves(data), shift)
+        seen = (others[0], others[1].softness, others[2].potential)
+    held = _Held.of(model, data, *seen, training)
+    local = _local_sum(held, multipoles, response, result)
     moment = torch.zeros_like(directions[0])
     if dipoles:
         moment = moment.index_add(0, batch, atomic_dipoles(multipoles, result))
-    if response.softness is not None:
+    if held.softness is not None:
         moment = moment + model.electrostatics.induced_charge_moment(
             positions,
             data["cell"].view(-1, 3, 3),
             data["pbc"].view(-1, 3),
             batch,
             multipoles,
-            response.softness,
+            held.multipoles,
+            held.softness,
         )
-    by_edge = _gradient(local, data["shifts"], retain=True)
-    charge = (multipoles.charge + result.induced_charge).detach()
+    by_edge = _gradient(local, data["shifts"], True, training)
+    charge = _unseen(multipoles.charge + result.induced_charge, training)
     columns = []
     for number, direction in enumerate(directions):
         projected = (vectors * direction[batch[sender]]).sum(-1)
         tangents.projected = projected
         # Zero times the local sum: its paths are walked, and gain what is added at the messages.
         value = (moment * direction).sum() + 0.0 * local
-        column = _gradient(value, positions, retain=number + 1 < len(directions))
+        column = _gradient(value, positions, number + 1 < len(directions), training)
         column = column.index_add(0, receiver, -projected[:, None] * by_edge)
         columns.append(column + charge[:, None] * direction[batch])
+    tangents.finished = True
     return torch.stack(columns, dim=1)
 
 
 def _local_sum(
-    model: MultipoleMACE,
-    data: dict[str, Tensor],
+    held: _Held,
     multipoles: Multipoles,
     response: ResponseCoefficients,
     result: ElectrostaticsResult,
@@ -219,19 +327,11 @@ def _local_sum(
     Σ q − (φ − φ̄) κ + c·m, with c_l = ∂(Σ_j −κ_j φ_j)/∂m_l of every source m_l, all weights held.
     """
     total = multipoles.charge.sum()
-    softness, potential = response.softness, result.potential
-    if softness is None:
+    if response.softness is None:
         return total
-    assert potential is not None
-    sources = [m for m in vars(multipoles).values() if m is not None]
-    induced = -(softness.detach() * potential).sum()
-    weights = torch.autograd.grad(induced, sources, retain_graph=True)
-    for source, weight in zip(sources, weights, strict=True):
-        total = total + (weight.detach() * source).sum()
-    potential = potential.detach()
-    if model.long_range_options.conserve_charge:
-        potential = potential - _mean(softness.detach(), potential, data)
-    return total - (potential * softness).sum()
+    for source, weight in zip(_sources(multipoles), held.weights, strict=True):
+        total = total + (weight * source).sum()
+    return total - (held.potential * response.softness).sum()
 
 
 def _mean(softness: Tensor, potential: Tensor, data: dict[str, Tensor]) -> Tensor:
@@ -242,10 +342,12 @@ def _mean(softness: Tensor, potential: Tensor, data: dict[str, Tensor]) -> Tenso
     return mean[batch]
 
 
-def _gradient(value: Tensor, leaf: Tensor, retain: bool) -> Tensor:
+def _gradient(value: Tensor, leaf: Tensor, retain: bool, training: bool = False) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(value, leaf, retain_graph=retain, allow_unused=True)
+    (gradient,) = torch.autograd.grad(
+        value, leaf, retain_graph=retain or training, create_graph=training, allow_unused=True
+    )
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 
@@ -258,10 +360,12 @@ class _Tangents:
 
     Attributes:
         projected: ε·D_e of the edges, [n_edges], in passes that add; None in the one that notes.
+        finished: later passes, those of a training, are left alone.
     """
 
     def __init__(self, model: MultipoleMACE, n_edges: int) -> None:
         self.projected: Tensor | None = None
+        self.finished = False
         self._model = model
         self._n_edges = n_edges
         self._count = 0
@@ -306,6 +410,8 @@ class _Tangents:
         self._count += 1
 
         def change(gradient: Tensor) -> Tensor | None:
+            if self.finished:
+                return None
             if self.projected is None:
                 self._noted[number] = gradient
             if self.projected is None or number not in self._noted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.engine import acting_on_charges
+from mace_polmp.modules.born_charges import labelled_born_charges
 from mace_polmp.modules.observables import (
     atomic_dipoles,
+    charge_shift,
     electronic_polarizability,
     neutral_slabs,
     polarizability_tensors,
     total_dipole,
     total_polarizability,
 )
-from mace_polmp.modules.options import LongRangeOptions
+from mace_polmp.modules.options import LEARN, LongRangeOptions
 from mace_polmp.modules.readouts import Edges, MultipoleReadouts
 
 # What calculators and files show of the model's electrical outputs: per atom or per structure,
@@ -106,6 +109,41 @@ class MultipoleMACE(ScaleShiftMACE):
         )
         reference = next(self.node_embedding.parameters())
         self.multipole_readouts.to(dtype=reference.dtype, device=reference.device)
+        if options.epsilon_infinity == LEARN:
+            # ε∞ = 1 + softplus of this
+            self.raw_permittivity = torch.nn.Parameter(reference.new_zeros(()))
+
+    @property
+    def epsilon_infinity(self) -> Tensor | float:
+        """The electronic permittivity that the model was given, or learned from Born charges."""
+        epsilon = self.long_range_options.epsilon_infinity
+        if isinstance(epsilon, str):
+            return 1.0 + torch.nn.functional.softplus(self.raw_permittivity)
+        return epsilon
+
+    def set_permittivity(self, epsilon_infinity: float) -> None:
+        """Where a learned permittivity starts."""
+        excess = max(epsilon_infinity - 1.0, 1e-3)
+        with torch.no_grad():
+            self.raw_permittivity.fill_(math.log(math.expm1(excess)))
+
+    def short_range(self) -> ScaleShiftMACE:
+        """The backbone alone, as the class that mace-torch knows; modules are shared."""
+        backbone = ScaleShiftMACE.__new__(ScaleShiftMACE)
+        torch.nn.Module.__init__(backbone)
+        backbone.__dict__.update(self.__dict__)
+        own = ("multipole_readouts", "electrostatics", "raw_permittivity")
+        for name in ("_modules", "_parameters"):
+            kept = {k: v for k, v in self.__dict__[name].items() if k not in own}
+            backbone.__dict__[name] = kept
+        return backbone
+
+    def head_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that are not the backbone's."""
+        own = list(self.multipole_readouts.parameters())
+        if self.long_range_options.epsilon_infinity == LEARN:
+            own.append(self.raw_permittivity)
+        return own
 
     def forward(
         self,
@@ -127,7 +165,9 @@ class MultipoleMACE(ScaleShiftMACE):
                 "applied_field" [n_structures, 3], V/Å, adds a uniform external field, whose
                 energy is −D·F − ½ F·α·F with the dipole D and polarizability α of the model.
                 Along periodic directions it acts on dipoles only; see
-                born_charges.field_on_charges.
+                born_charges.field_on_charges. "total_charge" [n_structures], e, is what
+                constrain_charge sums to, 0 if it is not there; structures with a positive
+                "born_charges_weight" [n_structures] get Born charges.
             training, compute_*: as upstream.
 
         Returns:
@@ -138,7 +178,8 @@ class MultipoleMACE(ScaleShiftMACE):
             atomic_quadrupoles [n_atoms, 3, 3] e Å²;
             induced_charges [n_atoms] e, induced_dipoles [n_atoms, 3] e Å;
             softness [n_atoms] e²/eV, atomic_polarizabilities [n_atoms, 3, 3] e² Å²/eV;
-            dipole [n_structures, 3] e Å, polarizability [n_structures, 3, 3] e² Å²/eV.
+            dipole [n_structures, 3] e Å, polarizability [n_structures, 3, 3] e² Å²/eV;
+            born_charges [n_atoms, 3, 3] e where they are asked for.
 
         Raises:
             NotImplementedError: per-edge forces, atomic stresses or LAMMPS' ML-IAP, which a
@@ -157,6 +198,9 @@ class MultipoleMACE(ScaleShiftMACE):
         strained, displacement = _strain(
             data, compute_virials or compute_stress or compute_displacement
         )
+        extra = {}
+        if "born_charges_weight" in data:
+            extra["born_charges"] = labelled_born_charges(self, data, training)
         short, multipoles, response, result = self.long_range(strained)
         interaction = short["interaction_energy"] + result.energy
         forces, virials, stress, hessian, _ = get_outputs(
@@ -181,14 +225,62 @@ class MultipoleMACE(ScaleShiftMACE):
             "stress": stress,
             "hessian": hessian,
             "displacement": displacement,
-            **self._electrical_outputs(strained, multipoles, response, result),
+            **self.electrical_outputs(strained, multipoles, response, result),
+            **extra,
         }
 
     def read_multipoles(
+        self, data: dict[str, Tensor], shift: Tensor | None = None
+    ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients]:
+        """Upstream's outputs without derivatives, permanent multipoles, response coefficients.
+
+        Args:
+            data: upstream's batch dictionary.
+            shift: what total_charge_shift returns, where it is held while positions change.
+        """
+        short, multipoles, response = self._read(data)
+        if self.long_range_options.constrain_charge != "none":
+            weight = self._shift_weight(multipoles, response)
+            if shift is None:
+                shift = charge_shift(multipoles.charge, weight, _total_charge(data), data["batch"])
+            charge = multipoles.charge + shift[data["batch"]] * weight
+            multipoles = replace(multipoles, charge=charge)
+        if not self.long_range_options.induces_charges:
+            response = replace(response, softness=None)
+        return short, multipoles, response
+
+    def total_charge_shift(self, data: dict[str, Tensor]) -> Tensor | None:
+        """λ of constrain_charge, [n_structures]; None without that constraint."""
+        if self.long_range_options.constrain_charge == "none":
+            return None
+        _, multipoles, response = self._read(data)
+        weight = self._shift_weight(multipoles, response)
+        return charge_shift(multipoles.charge, weight, _total_charge(data), data["batch"])
+
+    def backbone_outputs(self, data: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        """What the backbone alone returns, without derivatives."""
+        return super().forward(dict(data), compute_force=False)
+
+    def _shift_weight(self, multipoles: Multipoles, response: ResponseCoefficients) -> Tensor:
+        if self.long_range_options.constrain_charge == "uniform":
+            return torch.ones_like(multipoles.charge)
+        assert response.softness is not None
+        return response.softness
+
+    def _read(
         self, data: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients]:
-        """Upstream's outputs without derivatives, permanent multipoles, response coefficients."""
-        short = super().forward(dict(data), compute_force=False)
+        """What backbone and readouts give, before charges are constrained.
+
+        Where data has "node_feats" [n_atoms, n_features] and "cached_energies" [n_structures, 2],
+        energy and interaction energy, the backbone is not evaluated.
+        """
+        if "node_feats" in data:
+            energy, interaction = data["cached_energies"].unbind(1)
+            features = {"node_feats": data["node_feats"]}
+            short = {**features, "energy": energy, "interaction_energy": interaction}
+        else:
+            short = self.backbone_outputs(data)
         edges = None
         if self.multipole_readouts.needs_edges:
             vectors, lengths = get_edge_vectors_and_lengths(
@@ -204,7 +296,7 @@ class MultipoleMACE(ScaleShiftMACE):
         return short, multipoles, response
 
     def long_range(
-        self, data: dict[str, Tensor]
+        self, data: dict[str, Tensor], shift: Tensor | None = None
     ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients, ElectrostaticsResult]:
         """read_multipoles and their electrostatics, at the positions and cell in data.
 
@@ -212,7 +304,7 @@ class MultipoleMACE(ScaleShiftMACE):
         charged slab is not defined, and nothing in the model makes latent charges neutral. (In a
         fully periodic cell the uniform background does the same.)
         """
-        short, multipoles, response = self.read_multipoles(data)
+        short, multipoles, response = self.read_multipoles(data, shift)
         pbc = data["pbc"].view(-1, 3)
         multipoles = neutral_slabs(multipoles, pbc, data["batch"])
         result = self.electrostatics(
@@ -223,7 +315,7 @@ class MultipoleMACE(ScaleShiftMACE):
             multipoles,
             response=response,
             external_field=data.get("applied_field"),
-            conserve_charge=self.long_range_options.conserve_charge,
+            conserve_charge=self.long_range_options.conserves_charge,
             with_field=False,
         )
         if "applied_field" in data and response.softness is not None:
@@ -243,13 +335,14 @@ class MultipoleMACE(ScaleShiftMACE):
             polarizability_tensors(response, positions.shape[0], positions),
         )
 
-    def _electrical_outputs(
+    def electrical_outputs(
         self,
         data: dict[str, Tensor],
         multipoles: Multipoles,
         response: ResponseCoefficients,
         result: ElectrostaticsResult,
     ) -> dict[str, Tensor]:
+        """The outputs of forward that are not energies or their derivatives."""
         positions = data["positions"]
         n_atoms, n_structures = positions.shape[0], data["ptr"].numel() - 1
         alpha = polarizability_tensors(response, n_atoms, positions)
@@ -268,6 +361,15 @@ class MultipoleMACE(ScaleShiftMACE):
             "dipole": total_dipole(positions, data["batch"], n_structures, multipoles, result),
             "polarizability": total_polarizability(alpha, data["batch"], n_structures),
         }
+
+
+def _total_charge(data: dict[str, Tensor]) -> Tensor:
+    """The total charge of each structure, [n_structures], e; 0 where data has none."""
+    positions = data["positions"]
+    total = data.get("total_charge")
+    if total is None:
+        return positions.new_zeros(data["ptr"].numel() - 1)
+    return total.view(-1).to(positions)
 
 
 def _field_on_induced_charges(

@@ -125,7 +125,7 @@ def susceptibility(atomic: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> 
 
 
 def screening_factor(
-    chi: Tensor | None, pbc: Tensor, epsilon_infinity: float | None = None
+    chi: Tensor | None, pbc: Tensor, epsilon_infinity: float | Tensor | None = None
 ) -> Tensor:
     """√ε_e, [n_structures]: what latent charges and dipoles are physical ones divided by.
 
@@ -135,15 +135,17 @@ def screening_factor(
     Args:
         chi: susceptibility [n_structures] to divide by, or None.
         pbc: [n_structures, 3] bool.
-        epsilon_infinity: ε∞, None for 1.
+        epsilon_infinity: ε∞, a scalar if a tensor; None for 1.
 
     Raises:
         InputError: ε∞ is not a number of 1 or more.
     """
     epsilon = 1.0 if epsilon_infinity is None else epsilon_infinity
-    if not (math.isfinite(epsilon) and epsilon >= 1.0):
+    if not isinstance(epsilon, Tensor) and not (math.isfinite(epsilon) and epsilon >= 1.0):
         raise InputError(f"epsilon_infinity must be a number of 1 or more, got {epsilon_infinity}")
-    one = torch.ones(pbc.shape[0], device=pbc.device) if chi is None else 1.0 + chi
+    one = torch.ones(pbc.shape[0], dtype=torch.float64, device=pbc.device)
+    if chi is not None:
+        one = one + chi
     return torch.where(pbc.all(1), torch.sqrt(epsilon / one), torch.ones_like(one))
 
 
@@ -160,6 +162,21 @@ def neutral_slabs(multipoles: Multipoles, pbc: Tensor, batch: Tensor) -> Multipo
     mean = charge.new_zeros(pbc.shape[0]).index_add(0, batch, charge) / counts
     shift = torch.where(pbc.sum(1) == 2, mean, 0.0)[batch]
     return replace(multipoles, charge=charge - shift)
+
+
+def charge_shift(charge: Tensor, weight: Tensor, total_charge: Tensor, batch: Tensor) -> Tensor:
+    """λ of each structure, [n_structures], such that charges + λ weight sum to the total charge.
+
+    With the softness for weight this is the charges' response to a uniform potential.
+
+    Args:
+        charge, weight: [n_atoms].
+        total_charge: [n_structures], e.
+        batch: [n_atoms] int64.
+    """
+    sums = charge.new_zeros(2, total_charge.shape[0])
+    sums = sums.index_add(1, batch, torch.stack([charge, weight]))
+    return (total_charge - sums[0]) / sums[1].where(sums[1] > 0, 1.0)
 
 
 def polarizability_derivatives(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:

@@ -76,6 +76,18 @@ class EquivariantLift(torch.nn.Module):
         self.messages = torch.nn.Identity()  # what passes here is one message per edge
         self.harmonics = o3.SphericalHarmonics(degrees, normalize=True, normalization="component")
 
+    def take_over(self, other: EquivariantLift) -> None:
+        """Become what another lift of the same backbone is, for the degrees that it has."""
+        self.node_linear.load_state_dict(other.node_linear.state_dict())
+        self.radial[0].load_state_dict(other.radial[0].state_dict())
+        last, before = self.radial[-1].weight, other.radial[-1].weight
+        with torch.no_grad():
+            for position, degree in enumerate(other.degrees):
+                if degree in self.degrees:
+                    mine = self.degrees.index(degree) * _CHANNELS
+                    rows = before[position * _CHANNELS : (position + 1) * _CHANNELS]
+                    last[mine : mine + _CHANNELS] = rows.to(last)
+
     def forward(self, scalars: Tensor, edges: Edges) -> dict[int, Tensor]:
         """{l: [n_atoms, channels, 2l + 1]}."""
         sender, receiver = edges.index[0], edges.index[1]
@@ -122,10 +134,11 @@ class MultipoleReadouts(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.options = options
+        self.atomic_numbers = list(atomic_numbers)
         self._slices = _feature_slices(layer_irreps)
         n_scalars = sum(mul for _, mul in self._slices[0])
         self.scalar_names = ["charge"]
-        if options.induces_charges:
+        if options.reads_softness:
             self.scalar_names.append("softness")
         if options.induces_dipoles:
             self.scalar_names.append("polarizability")
@@ -166,18 +179,84 @@ class MultipoleReadouts(torch.nn.Module):
         electronegative elements negative.
         """
         start = torch.tensor(electropositivity(atomic_numbers), dtype=self.element_bias.dtype)
-        last = self.network[-1]
         with torch.no_grad():
-            self.element_bias[:, 0] = scale * _CHARGE_START * start
             for index, name in enumerate(self.scalar_names):
                 if name == "charge":
-                    self.linear.weight[index] *= scale * _CHARGE_START
-                    last.weight[index] *= scale * _CHARGE_START
-                    last.bias[index] *= scale * _CHARGE_START
-                else:  # softplus: the scale of the coefficient becomes a shift of its argument
-                    self.element_bias[:, index] = _RESPONSE_START + math.log(scale)
-            last.weight[len(self.scalar_names) :] *= scale
-            last.bias[len(self.scalar_names) :] *= scale
+                    self.linear.weight[index] *= _CHARGE_START
+                    self.network[-1].weight[index] *= _CHARGE_START
+                    self.network[-1].bias[index] *= _CHARGE_START
+                    self.element_bias[:, index] = _CHARGE_START * start
+                else:
+                    self.element_bias[:, index] = _RESPONSE_START
+        self.rescale(scale)
+
+    def rescale(self, scale: float) -> None:
+        """Multiply the multipoles by a factor, and the response coefficients as nearly so."""
+        last, n_out = self.network[-1], len(self.scalar_names)
+        with torch.no_grad():
+            for index, name in enumerate(self.scalar_names):
+                if name == "charge":
+                    for values in (self.element_bias[:, index], self.linear.weight[index]):
+                        values *= scale
+                    last.weight[index] *= scale
+                    last.bias[index] *= scale
+                else:  # softplus: the factor becomes a shift of its argument
+                    self.element_bias[:, index] += math.log(scale)
+            last.weight[n_out:] *= scale
+            last.bias[n_out:] *= scale
+
+    def weaken(self, names: list[str]) -> None:
+        """Make response coefficients ten times smaller."""
+        with torch.no_grad():
+            for name in names:
+                self.element_bias[:, self.scalar_names.index(name)] -= math.log(10.0)
+
+    def take_over(self, other: MultipoleReadouts, atomic_numbers: list[int]) -> None:
+        """Become what other readouts of the same backbone are, without effect of what they lack.
+
+        Multipoles that the other readouts do not have start at zero; with charges there they have
+        a gradient. Response coefficients keep their start and can be weakened.
+
+        Args:
+            other: readouts with no term that these do not have.
+            atomic_numbers: the elements of the other readouts.
+        """
+        mine = self._rows()
+        theirs = {n: row for n, row in other._rows().items() if n in mine}
+        columns = [atomic_numbers.index(z) for z in self.atomic_numbers]
+        last, before = self.network[-1], other.network[-1]
+        with torch.no_grad():
+            self.network[0].load_state_dict(other.network[0].state_dict())
+            for name, row in mine.items():
+                if name in theirs:
+                    last.weight[row] = before.weight[theirs[name]].to(last.weight)
+                    last.bias[row] = before.bias[theirs[name]].to(last.bias)
+                elif name not in self.scalar_names:
+                    last.weight[row] = 0.0
+                    last.bias[row] = 0.0
+            for name in set(self.scalar_names) & set(other.scalar_names):
+                index, their = self.scalar_names.index(name), other.scalar_names.index(name)
+                self.linear.weight[index] = other.linear.weight[their].to(self.linear.weight)
+                bias = other.element_bias[columns, their]
+                self.element_bias[:, index] = bias.to(self.element_bias)
+            for degree, mixer in other.mixers.items():
+                if degree in self.mixers:
+                    self.mixers[degree].load_state_dict(mixer.state_dict())
+            if self.lift is not None and other.lift is not None:
+                self.lift.take_over(other.lift)
+
+    def _rows(self) -> dict[str, slice]:
+        """Which outputs of the network belong to what."""
+        rows = {name: slice(n, n + 1) for n, name in enumerate(self.scalar_names)}
+        start = len(rows)
+        names = {1: ["dipole"], 2: ["quadrupole"] if self.options.multipole_lmax >= 2 else []}
+        if self._anisotropic:
+            names[2].append("anisotropy")
+        for degree, count in self._tensor_outputs.items():
+            for name in names[degree][:count]:
+                rows[name] = slice(start, start + _CHANNELS)
+                start += _CHANNELS
+        return rows
 
     @property
     def needs_edges(self) -> bool:

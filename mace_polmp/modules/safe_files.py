@@ -20,7 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 from e3nn import o3
-from mace.modules import ScaleShiftMACE, gate_dict, interaction_classes, readout_classes
+from mace.modules import gate_dict, interaction_classes, readout_classes
 from mace.tools.scripts_utils import extract_config_mace_model
 
 from mace_polmp.errors import InputError
@@ -126,12 +126,8 @@ def describe(model: MultipoleMACE) -> Config:
     Raises:
         InputError: a backbone that mace-torch cannot describe.
     """
-    # Upstream describes classes that it knows by name.
-    backbone = ScaleShiftMACE.__new__(ScaleShiftMACE)
-    torch.nn.Module.__init__(backbone)
-    backbone.__dict__.update(model.__dict__)
     try:
-        found = extract_config_mace_model(backbone)
+        found = extract_config_mace_model(model.short_range())
     except (AttributeError, RuntimeError) as error:
         raise InputError(
             "this model cannot be written without code: its backbone has no configuration "

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from mace.modules import ScaleShiftMACE
@@ -16,42 +22,69 @@ from mace.tools.scripts_utils import check_path_ase_read
 from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
-from mace_polmp.modules.io import load_any
+from mace_polmp.modules.io import check_format, load_any
+from mace_polmp.modules.safe_files import SUFFIX
 from mace_polmp.structures import check_structure, read_structures
+from mace_polmp.training.fine_tuning import check_cutoff
+from mace_polmp.training.labels import check_labels, check_presence
+from mace_polmp.training.options import TrainingOptions
+
+_FOUND = "mace_polmp_labels"  # where the labels of a frame that was read are noted
 
 
-def check_training_data(args: argparse.Namespace, options: LongRangeOptions) -> set[int]:
+def check_training_data(
+    args: argparse.Namespace,
+    options: LongRangeOptions,
+    training: TrainingOptions,
+    foundation: torch.nn.Module | None = None,
+) -> None:
     """Refuse structure files that a training cannot use. HDF5 and LMDB data are not read here.
 
     Args:
         args: upstream's training arguments.
         options: settings of the head.
-
-    Returns:
-        The atomic numbers of training and validation data, as far as they were read.
+        training: weights and keys of electrical labels.
+        foundation: the foundation model, if it is a file.
 
     Raises:
-        InputError: a missing or empty file, a structure that cannot be evaluated, missing labels,
-            or a test file with elements that training and validation data lack.
+        InputError: a missing or empty file, a structure that cannot be evaluated, missing, wrong
+            or contradictory labels, or elements that the foundation model, or for a test file
+            training and validation data, lack.
     """
     engine = options.make_engine()
     elements: set[int] = set()
     if args.atomic_numbers is not None:
         elements.update(ast.literal_eval(args.atomic_numbers))
     tests: list[tuple[str, set[int]]] = []
-    for settings in _heads(args):
+    for settings in _heads(args, options, training):
         if not settings["train_file"]:
             raise InputError("--train_file is missing; give the file with the training structures")
+        trained: list[Atoms] = []
         for kind in ("train_file", "valid_file", "test_file"):
             for path in normalize_file_paths(settings[kind] or []):
                 frames = _check_file(path, settings, engine)
                 found = {int(z) for atoms in frames for z in atoms.numbers}
                 if kind == "train_file" and frames:
                     _check_atomic_energies(args, path, frames)
+                    trained += frames
                 if kind == "test_file":
                     tests.append((path, found))
                 else:
                     elements.update(found)
+        if not settings["replay"]:
+            _check_labels_exist(trained, settings, training)
+    _check_test_elements(tests, elements)
+    if foundation is not None:
+        lacking = sorted(elements - {int(z) for z in foundation.atomic_numbers})
+        if lacking:
+            names = ", ".join(chemical_symbols[z] for z in lacking)
+            raise InputError(
+                f"{args.foundation_model}: does not know {names} of the training data; remove "
+                "those structures or take another model"
+            )
+
+
+def _check_test_elements(tests: list[tuple[str, set[int]]], elements: set[int]) -> None:
     for path, found in tests:
         if found - elements:
             names = ", ".join(chemical_symbols[z] for z in sorted(found - elements))
@@ -59,61 +92,90 @@ def check_training_data(args: argparse.Namespace, options: LongRangeOptions) -> 
                 f"{path}: holds {names}, which no training or validation structure has; remove "
                 "those structures or train on the element"
             )
-    return elements
 
 
-def check_foundation_model(args: argparse.Namespace, elements: set[int]) -> None:
-    """Refuse a --foundation_model file that fine-tuning cannot start from.
+def _check_labels_exist(
+    frames: list[Atoms], settings: dict[str, Any], training: TrainingOptions
+) -> None:
+    """Refuse a weight of an electrical label that no training frame has, or no data could."""
+    path = str(settings["train_file"])
+    if frames:
+        counts = Counter(name for atoms in frames for name in atoms.info.pop(_FOUND))
+        check_presence(counts, training, len(frames), path, frames[0])
+    elif "born_charges" in training.used:
+        raise InputError(
+            f"{path}: HDF5 and LMDB files have no Born charges for --born_charges_weight; train on "
+            "a file that ASE reads, for instance extended XYZ"
+        )
 
-    Args:
-        args: upstream's training arguments.
-        elements: atomic numbers of the training data.
+
+def check_foundation_model(args: argparse.Namespace) -> torch.nn.Module | None:
+    """The model of --foundation_model; None if there is none, or a name that upstream downloads.
 
     Raises:
-        InputError: the file does not exist, holds something else than a short-range MACE, or lacks
-            an element of the training data.
+        InputError: the file does not exist, holds something else than a ScaleShiftMACE or a
+            MultipoleMACE, or has another cutoff than --r_max.
     """
     name = args.foundation_model
-    if name is None or not (Path(name).exists() or name.endswith(".model")):
-        return  # a name that upstream downloads
+    if name is None or not (Path(name).exists() or name.endswith((".model", SUFFIX))):
+        return None
     model = load_any(name)
-    if isinstance(model, MultipoleMACE):
-        raise InputError(
-            f"{name}: holds a MultipoleMACE; fine-tuning starts from a short-range MACE in this "
-            "version. To go on with the same training use --restart_latest"
-        )
     if not isinstance(model, ScaleShiftMACE):
         raise InputError(
-            f"{name}: holds a {type(model).__name__}, not a ScaleShiftMACE; give a MACE model that "
-            "was trained on energies and forces"
+            f"{name}: holds a {type(model).__name__}, not a ScaleShiftMACE or MultipoleMACE; give "
+            "a MACE model that was trained on energies and forces"
         )
-    lacking = sorted(elements - {int(z) for z in model.atomic_numbers})
-    if lacking:
-        names = ", ".join(chemical_symbols[z] for z in lacking)
-        raise InputError(
-            f"{name}: does not know {names} of the training data; remove those structures or take "
-            "another model"
-        )
+    if isinstance(model, MultipoleMACE):
+        check_format(model, name)
+    if args.r_max is not None:
+        check_cutoff(args.r_max, model)
+    return model
+
+
+@contextmanager
+def readable_foundation(args: argparse.Namespace, model: torch.nn.Module | None) -> Iterator[None]:
+    """While upstream runs, let --foundation_model name a file that it can read."""
+    name = args.foundation_model
+    if model is None or not name.endswith(SUFFIX):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args.foundation_model = str(Path(folder) / "foundation.model")
+        torch.save(model, args.foundation_model)
+        yield
+    args.foundation_model = name
 
 
 def _is_isolated_atom(atoms: Atoms) -> bool:
     return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
 
 
-def _heads(args: argparse.Namespace) -> list[dict]:
+def _heads(
+    args: argparse.Namespace, options: LongRangeOptions, training: TrainingOptions
+) -> list[dict[str, Any]]:
     """File names and label keys of each head, as upstream resolves them."""
     names = ("train_file", "valid_file", "test_file", "energy_key", "forces_key")
     defaults = {name: getattr(args, name) for name in names}
     defaults["needs_energy"] = args.energy_weight > 0 and args.loss != "forces_only"
     defaults["needs_forces"] = args.forces_weight > 0
-    if args.heads is None:
-        return [defaults]
-    heads = []
-    for settings in ast.literal_eval(args.heads).values():
-        merged = {**defaults, **{k: v for k, v in settings.items() if k in names}}
-        merged["energy_key"] = settings.get("info_keys", {}).get("energy", merged["energy_key"])
-        merged["forces_key"] = settings.get("arrays_keys", {}).get("forces", merged["forces_key"])
-        heads.append(merged)
+    defaults["constrained"] = options.constrain_charge != "none"
+    used = set(training.used) | ({"total_charge"} if defaults["constrained"] else set())
+    defaults["labels"] = {name: training.key(name) for name in used}
+    defaults["replay"] = False
+    heads = [defaults]
+    if args.heads is not None:
+        heads = []
+        for settings in ast.literal_eval(args.heads).values():
+            merged = {**defaults, **{k: v for k, v in settings.items() if k in names}}
+            given = {**settings.get("info_keys", {}), **settings.get("arrays_keys", {})}
+            merged["energy_key"] = given.get("energy", merged["energy_key"])
+            merged["forces_key"] = given.get("forces", merged["forces_key"])
+            merged["labels"] = {n: given.get(n, key) for n, key in merged["labels"].items()}
+            heads.append(merged)
+    replayed = args.multiheads_finetuning and args.foundation_model and args.pt_train_file
+    if replayed and Path(args.pt_train_file).suffix:  # else data that upstream downloads
+        replay = dict(train_file=args.pt_train_file, valid_file=args.pt_valid_file)
+        heads.append({**defaults, **replay, "test_file": None, "replay": True})
     return heads
 
 
@@ -126,7 +188,7 @@ def _check_atomic_energies(args: argparse.Namespace, path: str, frames: list[Ato
         )
 
 
-def _check_file(path: str, settings: dict, engine: Electrostatics) -> list[Atoms]:
+def _check_file(path: str, settings: dict[str, Any], engine: Electrostatics) -> list[Atoms]:
     """Check a file; returns its frames, none for HDF5 and LMDB."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
@@ -139,6 +201,7 @@ def _check_file(path: str, settings: dict, engine: Electrostatics) -> list[Atoms
         check_structure(atoms, where, engine=engine)
         for label in _missing_labels(atoms, settings, where):
             missing.setdefault(label, []).append(number)
+        atoms.info[_FOUND] = check_labels(atoms, settings["labels"], settings["constrained"], where)
     if missing:
         parts = [
             f"{label} in {len(numbers)} of {len(frames)} frames (first: {numbers[0]})"
@@ -151,7 +214,7 @@ def _check_file(path: str, settings: dict, engine: Electrostatics) -> list[Atoms
     return frames
 
 
-def _missing_labels(atoms: Atoms, settings: dict, where: str) -> list[str]:
+def _missing_labels(atoms: Atoms, settings: dict[str, Any], where: str) -> list[str]:
     """Labels a frame should have and lacks.
 
     Raises:

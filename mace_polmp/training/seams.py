@@ -8,6 +8,7 @@ imported. Tested with mace-torch 0.3.16.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -16,21 +17,53 @@ from typing import Any
 
 import mace
 import torch
+from mace import tools as upstream_tools
 from mace.cli import eval_configs as upstream_eval
 from mace.cli import run_train as upstream_train
 from mace.cli import visualise_train as upstream_plots
 from mace.data import atomic_data as upstream_data
+from mace.data import utils as upstream_data_utils
+from mace.tools import tables_utils as upstream_tables
 from torch.nn.parallel import DistributedDataParallel
 
-from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from mace_polmp.modules import MultipoleMACE
+from mace_polmp.training.fine_tuning import (
+    check_carried_over,
+    check_cutoff,
+    inherit,
+    keep_one_head,
+    sample,
+    start_from,
+    start_small,
+)
+from mace_polmp.training.head_only import CachedBackbone, cached_loader, frozen_backbone
+from mace_polmp.training.labels import complete, with_labels
+from mace_polmp.training.loss import ElectricalLoss
+from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
+from mace_polmp.training.options import TrainingOptions
 
 TESTED_VERSIONS = ">=0.3.16,<0.4"
 
-# Size of the head's initial output on a trained backbone: its energies must hardly move.
-FINE_TUNING_SCALE = 0.05
+_DEFAULT_R_MAX = 5.0
+
+# mace.tools.train is a function that hides the module it comes from.
+upstream_loop = importlib.import_module("mace.tools.train")
 
 _REPLACED = {
-    upstream_train: ("configure_model", "get_params_options", "create_error_table", "run"),
+    upstream_train: (
+        "configure_model",
+        "create_error_table",
+        "get_loss_fn",
+        "get_params_options",
+        "get_swa",
+        "inject_LoRAs",
+        "remove_pt_head",
+        "run",
+    ),
+    upstream_tools: ("train",),
+    upstream_loop: ("MACELoss", "valid_err_log"),
+    upstream_tables: ("evaluate",),
+    upstream_data_utils: ("config_from_atoms",),
     upstream_plots: ("filter_nonzero_weight",),
     upstream_eval: ("get_model_output", "parse_args", "run"),
     upstream_data: ("get_neighborhood",),
@@ -100,88 +133,276 @@ def extend_parser(parser: argparse.ArgumentParser, model_name: str) -> None:
 
 def train(
     args: argparse.Namespace,
-    options: LongRangeOptions,
+    asked: dict[str, Any],
+    training: TrainingOptions,
     after_evaluation: Callable[[torch.nn.Module, dict[str, Any]], None],
 ) -> None:
     """Run upstream's training on a MultipoleMACE.
 
     Args:
         args: upstream's arguments, with model "MultipoleMACE".
-        options: settings of the head.
+        asked: settings of the head that were asked for.
+        training: labels and what is trained when.
         after_evaluation: called with the trained model and the loaders of training and
             validation data, for each stage of the training.
     """
-    configure_model = upstream_train.configure_model
-    get_params_options = upstream_train.get_params_options
-    create_error_table = upstream_train.create_error_table
-    filter_nonzero_weight = upstream_plots.filter_nonzero_weight
+    run = _Run(asked, training, args, after_evaluation)
+    if args.r_max is None:
+        args.r_max = _DEFAULT_R_MAX
+    with (
+        _replaced(upstream_train, **{name: getattr(run, name) for name in run.in_training}),
+        _replaced(upstream_tools, train=run.train),
+        _replaced(upstream_loop, MACELoss=ElectricalMetrics, valid_err_log=run.valid_err_log),
+        _replaced(upstream_tables, evaluate=run.evaluate),
+        _replaced(upstream_data_utils, config_from_atoms=run.config_from_atoms),
+        _replaced(upstream_plots, filter_nonzero_weight=_filter_by_weight),
+        _cells_of_slabs(),
+    ):
+        upstream_train.run(args)
 
-    def configure_with_head(args: argparse.Namespace, *positional: Any, **named: Any) -> Any:
-        foundation = named.get("model_foundation", positional[2] if len(positional) > 2 else None)
-        # The backbone is built, and a foundation model's weights loaded, by upstream itself.
+
+class _Run:
+    """What stands in for upstream's functions in one training; each calls the one it replaces.
+
+    Args:
+        asked, training, after_evaluation: as of train.
+        args: upstream's arguments, with the cutoff that was asked for or None.
+    """
+
+    in_training = (
+        "configure_model",
+        "create_error_table",
+        "get_loss_fn",
+        "get_params_options",
+        "get_swa",
+        "inject_LoRAs",
+        "remove_pt_head",
+    )
+
+    def __init__(
+        self,
+        asked: dict[str, Any],
+        training: TrainingOptions,
+        args: argparse.Namespace,
+        after_evaluation: Callable[[torch.nn.Module, dict[str, Any]], None],
+    ) -> None:
+        self._asked = asked
+        self._training = training
+        self._r_max = args.r_max
+        self._seed = args.seed
+        self._after_evaluation = after_evaluation
+        self._metrics: dict[int, dict[str, Any]] = {}
+        self._upstream = {
+            name: getattr(module, name)
+            for module in (upstream_train, upstream_loop, upstream_data_utils, upstream_tables)
+            for name in _REPLACED[module]
+        }
+        self._upstream["train"] = upstream_tools.train
+
+    def configure_model(
+        self, args: argparse.Namespace, train_loader: Any, *positional: Any, **named: Any
+    ) -> Any:
+        """The backbone, with a foundation model's weights, as upstream makes it; then the head."""
+        energies, foundation, *rest = positional
+        if self._r_max is not None and foundation is not None:
+            check_cutoff(self._r_max, foundation)
+        former = foundation if isinstance(foundation, MultipoleMACE) else None
+        backbone_of = foundation if former is None else former.short_range()
         args.model = "MACE"
         try:
-            backbone, output_args = configure_model(args, *positional, **named)
+            backbone, output_args = self._upstream["configure_model"](
+                args, train_loader, energies, backbone_of, *rest, **named
+            )
         finally:
             args.model = "MultipoleMACE"
-        scale = 1.0 if foundation is None else FINE_TUNING_SCALE
-        model = MultipoleMACE.from_mace(backbone, options, initial_scale=scale)
+        model = MultipoleMACE.from_mace(backbone, inherit(self._asked, former))
+        if foundation is not None:
+            # Upstream overwrites atomic energies by the foundation model's where shapes agree.
+            buffer = backbone.atomic_energies_fn.atomic_energies
+            buffer.copy_(torch.as_tensor(energies).view(buffer.shape))
+            batches = sample(train_loader.dataset)
+            if args.foundation_filter_elements:
+                check_carried_over(backbone, backbone_of, batches)
+            if former is None:
+                start_small(model, batches)
+            else:
+                start_from(model, former, batches)
         _log_head(model)
         return model, output_args
 
-    def params_with_head(args: argparse.Namespace, model: torch.nn.Module) -> dict[str, Any]:
-        groups: dict[str, Any] = get_params_options(args, model)
+    def get_params_options(
+        self, args: argparse.Namespace, model: torch.nn.Module
+    ) -> dict[str, Any]:
+        """Upstream's groups of parameters and one for the head."""
+        groups: dict[str, Any] = self._upstream["get_params_options"](args, model)
         factor = json.loads(args.lr_params_factors).get("long_range_lr_factor", 1.0)
+        rate = self._training.head_lr
         groups["params"].append(
             {
                 "name": "long_range",
-                "params": list(model.multipole_readouts.parameters()),
+                "params": model.head_parameters(),
                 "weight_decay": 0.0,
-                "lr": factor * args.lr,
+                "lr": factor * args.lr if rate is None else rate,
             }
         )
         return groups
 
-    def error_table(*positional: Any, **named: Any) -> Any:
-        table = create_error_table(*positional, **named)
+    def get_loss_fn(self, *positional: Any, **named: Any) -> torch.nn.Module:
+        """Upstream's loss and that of electrical labels."""
+        loss = self._upstream["get_loss_fn"](*positional, **named)
+        return self._with_labels(loss, stage_two=False)
+
+    def get_swa(self, *positional: Any, **named: Any) -> Any:
+        """Upstream's stage two with its own weights of electrical labels."""
+        container, flags = self._upstream["get_swa"](*positional, **named)
+        container.loss_fn = self._with_labels(container.loss_fn, stage_two=True)
+        logging.info(f"Loss of stage two: {container.loss_fn}")
+        return container, flags
+
+    def _with_labels(self, loss: torch.nn.Module, stage_two: bool) -> torch.nn.Module:
+        if not self._training.used:
+            return loss
+        # Labels in use in either stage are reported in both.
+        weights = dict.fromkeys(self._training.used, 0.0) | self._training.weights(stage_two)
+        return ElectricalLoss(loss, weights)
+
+    def config_from_atoms(
+        self, atoms: Any, key_specification: Any = None, *positional: Any, **named: Any
+    ) -> Any:
+        """Upstream's configuration of a structure, and the electrical labels that it leaves out."""
+        keys = {name: self._training.key(name) for name in self._training.used}
+        keys |= {n: k for n, k in key_specification.info_keys.items() if n in keys}
+        keys |= {n: k for n, k in key_specification.arrays_keys.items() if n in keys}
+        atoms = with_labels(atoms, keys)
+        config = self._upstream["config_from_atoms"](atoms, key_specification, *positional, **named)
+        return complete(config, atoms, keys)
+
+    def inject_LoRAs(self, model: MultipoleMACE, **named: Any) -> MultipoleMACE:
+        """Upstream's adapters for the backbone; the head is new and trained as it is."""
+        head = model.multipole_readouts
+        del model.multipole_readouts
+        self._upstream["inject_LoRAs"](model, **named)
+        model.multipole_readouts = head
+        for parameter in model.head_parameters():
+            parameter.requires_grad_(True)
+        return model
+
+    def remove_pt_head(self, model: torch.nn.Module, name: str | None = None) -> torch.nn.Module:
+        """One of several heads of a foundation model."""
+        upstream = self._upstream["remove_pt_head"]
+        if isinstance(model, MultipoleMACE):
+            return keep_one_head(model, name, upstream)
+        return upstream(model, name)
+
+    def train(self, **settings: Any) -> None:
+        """Upstream's loop over epochs, on the parameters that are to be trained."""
+        mode, last = self._training.training_mode, settings["max_num_epochs"]
+        if mode == "head_only":
+            self._train_head(settings)
+        elif mode == "head_first":
+            epochs = self._training.head_epochs or max(1, last // 4)
+            if settings["start_epoch"] < epochs:
+                logging.info(f"Training the long-range head alone for {epochs} epochs")
+                # All epochs of the head count, and stage two comes later.
+                self._train_head(
+                    {**settings, "max_num_epochs": epochs, "swa": None, "patience": epochs + 1}
+                )
+                settings["start_epoch"] = epochs
+            logging.info("Training everything")
+            self._upstream["train"](**settings)
+        else:
+            self._upstream["train"](**settings)
+
+    def _train_head(self, settings: dict[str, Any]) -> None:
+        """Upstream's loop with a frozen backbone, on cached features where that is possible."""
+        model, directions = settings["model"], self._training.head_directions
+        obstacles = {
+            "--distributed": settings["distributed"],
+            "--loss with stress or virials": any(
+                settings["output_args"][name] for name in ("stress", "virials")
+            ),
+            "--born_charges_weight": "born_charges" in self._training.used,
+        }
+        stopping = [name for name, there in obstacles.items() if there]
+        with frozen_backbone(model):
+            if stopping:
+                logging.info(f"Features are not cached with {stopping[0]}")
+            elif directions > 0:
+                loader = cached_loader(
+                    model, settings["train_loader"], directions, self._seed, settings["device"]
+                )
+                if loader is not None:
+                    # Upstream's loop trains and evaluates this one in place of the model.
+                    cached = CachedBackbone(model)
+                    settings = {**settings, "train_loader": loader, "distributed_model": cached}
+            self._upstream["train"](**settings)
+
+    def valid_err_log(
+        self,
+        valid_loss: float,
+        eval_metrics: dict[str, Any],
+        logger: Any,
+        log_errors: str,
+        epoch: int | None = None,
+        valid_loader_name: str = "Default",
+    ) -> None:
+        """Upstream's line of errors in an epoch, and one of the electrical labels."""
+        self._upstream["valid_err_log"](
+            valid_loss, eval_metrics, logger, log_errors, epoch, valid_loader_name
+        )
+        line = line_of(eval_metrics)
+        if line:
+            when = "Initial" if epoch is None else f"Epoch {epoch}"
+            logging.info(f"{when}: head: {valid_loader_name}, {line}")
+
+    def evaluate(self, *positional: Any, data_loader: Any, **named: Any) -> Any:
+        """Upstream's evaluation of one set of data, whose errors of labels are kept."""
+        loss, metrics = self._upstream["evaluate"](*positional, data_loader=data_loader, **named)
+        self._metrics[id(data_loader)] = metrics
+        return loss, metrics
+
+    def create_error_table(self, *positional: Any, **named: Any) -> Any:
+        """Upstream's table of errors; then one of electrical labels, and of the multipoles."""
+        self._metrics.clear()
+        table = self._upstream["create_error_table"](*positional, **named)
         loaders = named.get("all_data_loaders", {})
+        metrics = {
+            name: self._metrics[id(loader)]
+            for name, loader in loaders.items()
+            if id(loader) in self._metrics
+        }
+        labels = label_table(metrics)
+        if labels is not None:
+            logging.info("Errors of electrical labels:\n" + str(labels))
         if any(name.startswith("train_") for name in loaders):
             model = named["model"]
             if isinstance(model, DistributedDataParallel):
                 model = model.module
-            after_evaluation(model, loaders)
+            self._after_evaluation(model, loaders)
         return table
 
-    def filter_by_weight(
-        batch: Any,
-        quantities: list[torch.Tensor],
-        weight: torch.Tensor,
-        quantity_weight: torch.Tensor,
-        spread_atoms: bool = False,
-        spread_quantity_vector: bool = True,
-    ) -> Any:
-        # The plots would repeat weights that are per component already (dipoles) once more.
-        repeat = quantity_weight.shape != quantities[-1].shape
-        return filter_nonzero_weight(
-            batch,
-            quantities,
-            weight,
-            quantity_weight,
-            spread_atoms=spread_atoms and repeat,
-            spread_quantity_vector=spread_quantity_vector and repeat,
-        )
 
-    with (
-        _replaced(
-            upstream_train,
-            configure_model=configure_with_head,
-            get_params_options=params_with_head,
-            create_error_table=error_table,
-        ),
-        _replaced(upstream_plots, filter_nonzero_weight=filter_by_weight),
-        _cells_of_slabs(),
-    ):
-        upstream_train.run(args)
+def _filter_by_weight(
+    batch: Any,
+    quantities: list[torch.Tensor],
+    weight: torch.Tensor,
+    quantity_weight: torch.Tensor,
+    spread_atoms: bool = False,
+    spread_quantity_vector: bool = True,
+) -> Any:
+    """Upstream's plots would repeat weights that are per component already (dipoles) once more."""
+    repeat = quantity_weight.shape != quantities[-1].shape
+    return _filter_nonzero_weight(
+        batch,
+        quantities,
+        weight,
+        quantity_weight,
+        spread_atoms=spread_atoms and repeat,
+        spread_quantity_vector=spread_quantity_vector and repeat,
+    )
+
+
+_filter_nonzero_weight = upstream_plots.filter_nonzero_weight
 
 
 def _log_head(model: MultipoleMACE) -> None:

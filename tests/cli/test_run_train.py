@@ -10,7 +10,7 @@ import yaml
 from ase import Atoms
 from ase.io import write
 
-from mace_polmp.cli.run_train import build_parser, long_range_options, main
+from mace_polmp.cli.run_train import asked_options, build_parser, main
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.modules.io import load_model
 from tests.cli.runs import (
@@ -77,7 +77,7 @@ def test_flags_from_yaml_reach_the_model_and_the_log(tmp_path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_configurations_in_the_repository_are_understood(path):
     args = build_parser().parse_args([f"--config={path}", "--name=m", "--model=MultipoleMACE"])
-    assert long_range_options(args) == LongRangeOptions()
+    assert LongRangeOptions(**asked_options(args)) == LongRangeOptions()
     for key, value in yaml.safe_load(path.read_text()).items():
         if key not in ("name", "model"):  # given above
             got = getattr(args, key)
@@ -182,12 +182,12 @@ def test_bad_foundation_models(tmp_path, capsys):
     from tests.helpers import backbone_settings, random_model
 
     data = write_data(tmp_path)
-    torch.save(random_model(), tmp_path / "ours.model")
+    torch.save(random_model(), tmp_path / "other_cutoff.model")
     torch.save(ScaleShiftMACE(**backbone_settings(elements=[1, 8])), tmp_path / "few.model")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "linear.model")
     (tmp_path / "text.model").write_text("no model")
     for name, message in (
-        ("ours", "ours.model: holds a MultipoleMACE; fine-tuning starts from a short-range MACE"),
+        ("other_cutoff", "--r_max 3.5: the foundation model has a cutoff of 4 Ang"),
         ("few", "few.model: does not know Cl of the training data"),
         ("linear", "linear.model: holds a Linear, not a ScaleShiftMACE"),
         ("text", "text.model: not a model file"),
@@ -196,7 +196,9 @@ def test_bad_foundation_models(tmp_path, capsys):
         work = tmp_path / "work"
         model = tmp_path / f"{name}.model"
         with pytest.raises(SystemExit) as stopped:
-            main(flags(work, model="MultipoleMACE", train_file=data, foundation_model=model))
+            r_max = 3.5 if name == "other_cutoff" else None
+            changes = dict(train_file=data, foundation_model=model, r_max=r_max)
+            main(flags(work, model="MultipoleMACE", **changes))
         assert stopped.value.code == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
@@ -391,6 +393,7 @@ def test_isolated_atoms_and_frames_without_weight_need_no_forces(tmp_path):
     data = tmp_path / "train.xyz"
     write(data, [*frames, atom], format="extxyz")
     from mace_polmp.training.data_checks import check_training_data
+    from mace_polmp.training.options import TrainingOptions
 
     args = build_parser().parse_args(flags(tmp_path, train_file=data))
-    check_training_data(args, LongRangeOptions())
+    check_training_data(args, LongRangeOptions(), TrainingOptions())

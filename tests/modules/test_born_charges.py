@@ -232,3 +232,78 @@ def test_refusals():
         born(model, wet_slab())
     with pytest.raises(InputError, match="number of 1 or more, got 0.5"):
         born_charges(model, make_batch([rock_salt()], model), epsilon_infinity=0.5)
+
+
+def some_parameters(model):
+    """Of the backbone, where messages begin, and of every part of the head."""
+    names = ["interactions.0.conv_tp_weights.layer0.weight", "products.0.linear.weight"]
+    head = [
+        n for n, _ in model.named_parameters() if not n.startswith(("interactions", "products"))
+    ]
+    names += [n for n in head if n.startswith(("multipole_readouts", "raw"))]
+    return {n: p for n, p in model.named_parameters() if n in names}
+
+
+@pytest.mark.parametrize("charges", ["none", "softness", "uniform"])
+@pytest.mark.parametrize("kind", ["open", "periodic", "attention"])
+def test_training_on_born_charges_has_the_right_gradient(kind, charges):
+    """The gradient of a loss of Z* by the parameters equals finite differences."""
+    options = LongRangeOptions(
+        polarizability="anisotropic", constrain_charge=charges, epsilon_infinity="learn"
+    )
+    block = BLOCKS["two attention layers" if kind == "attention" else "two layers"]
+    model = random_model(options, **block)
+    atoms = salty_water() if kind == "open" else rock_salt("triclinic")
+    data = make_batch([atoms], model)
+    random = torch.Generator().manual_seed(0)
+    target = torch.randn(len(atoms), 3, 3, generator=random, dtype=torch.float64)
+
+    def loss(training=False):
+        return (born_charges(model, dict(data), training=training) * target).sum()
+
+    parameters = some_parameters(model)
+    value = loss(training=True)
+    assert value.item() == pytest.approx(loss().item(), abs=1e-10)
+    slopes = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    for (name, parameter), slope in zip(parameters.items(), slopes, strict=True):
+        direction = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+        ends = []
+        for sign in (-1, 1):
+            with torch.no_grad():
+                parameter += sign * 1e-5 * direction
+            ends.append(loss().item())
+            with torch.no_grad():
+                parameter -= sign * 1e-5 * direction
+        numerical = (ends[1] - ends[0]) / 2e-5
+        analytic = 0.0 if slope is None else float((slope * direction).sum())
+        assert analytic == pytest.approx(numerical, rel=1e-5, abs=1e-6), name
+
+
+def test_labelled_structures_of_a_mixed_batch():
+    """Each labelled structure gets its own Born charges, whatever else is in the batch."""
+    model = random_model()
+    structures = [salty_water(), rock_salt(), wet_slab(), rock_salt("triclinic"), salty_water()]
+    data = make_batch(structures, model)
+    data["born_charges_weight"] = torch.tensor([1.0, 0.5, 0.0, 2.0, 0.0])
+    found = model(data)["born_charges"].split([len(atoms) for atoms in structures])
+    for atoms, part, weight in zip(structures, found, data["born_charges_weight"], strict=True):
+        expected = born(model, atoms) if weight > 0 else np.zeros((len(atoms), 3, 3))
+        np.testing.assert_allclose(part.detach().numpy(), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("charges", ["softness", "uniform"])
+def test_constrained_charges_keep_born_charges_independent_of_the_supercell(charges):
+    model = random_model(LongRangeOptions(constrain_charge=charges))
+    atoms = rock_salt("triclinic")
+    small, large = born(model, atoms), born(model, atoms.repeat((2, 2, 2)))
+    np.testing.assert_allclose(large, np.tile(small, (8, 1, 1)), atol=1e-8)
+
+
+def test_the_models_own_permittivity_screens_born_charges():
+    model = random_model(LongRangeOptions(epsilon_infinity=1.7))
+    bare = born_charges(model, make_batch([rock_salt()], model), epsilon_infinity=1.0)
+    np.testing.assert_allclose(born(model, rock_salt()), np.sqrt(1.7) * bare, rtol=1e-12)
+    molecule = make_batch([salty_water()], model)
+    np.testing.assert_allclose(
+        born(model, salty_water()), born_charges(model, molecule, epsilon_infinity=1.0), rtol=1e-12
+    )

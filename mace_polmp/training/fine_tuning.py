@@ -1,0 +1,235 @@
+"""Starting from a trained model: what is carried over, and how small the head starts."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Sized
+from dataclasses import fields
+from typing import Any
+
+import torch
+from mace.tools import torch_geometric
+from torch import Tensor
+
+from mace_polmp.errors import InputError
+from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+
+Data = dict[str, Tensor]
+
+# Before the first step energies and forces may differ from the foundation model's by this much.
+_ENERGY = 3e-4  # eV/atom
+_FORCE = 2e-3  # eV/Å, largest component
+_CARRIED = 1e-3  # eV/atom; more than rounding, less than anything that matters
+_MOST_STRUCTURES, _MOST_ATOMS = 16, 2000
+_SHARED = ("smearing", "kspace_spacing", "constrain_charge")
+
+
+def sample(dataset: Any) -> list[Data]:
+    """Up to 16 structures of a training set, one per batch dictionary, on the CPU."""
+    assert isinstance(dataset, Sized)
+    step = max(1, len(dataset) // _MOST_STRUCTURES)
+    out: list[Data] = []
+    atoms = 0
+    for index in range(0, len(dataset), step):
+        graph = dataset[index]  # type: ignore[index]
+        atoms += graph.num_nodes
+        if len(out) == _MOST_STRUCTURES or (out and atoms > _MOST_ATOMS):
+            break
+        out.append(torch_geometric.Batch.from_data_list([graph]).to_dict())
+    return out
+
+
+def inherit(options: dict[str, Any], foundation: MultipoleMACE | None) -> LongRangeOptions:
+    """The head's settings: what was asked for, else the foundation model's, else the defaults.
+
+    Args:
+        options: settings that were asked for.
+        foundation: a MultipoleMACE to continue from, or None.
+
+    Raises:
+        InputError: a setting that is not valid, or one that would change what the foundation model
+            has learned.
+    """
+    if foundation is None:
+        return LongRangeOptions(**options)
+    old = foundation.long_range_options
+    inherited = {f.name: getattr(old, f.name) for f in fields(old)}
+    new = LongRangeOptions(**(inherited | options))
+    terms = (("multipole_lmax", new.multipole_lmax < old.multipole_lmax),)
+    terms += (("induced", old.induces_charges and not new.induces_charges),)
+    terms += (("induced", old.induces_dipoles and not new.induces_dipoles),)
+    for name, lost in terms:
+        if lost:
+            raise InputError(
+                f"--{name} {getattr(new, name)}: the foundation model has "
+                f"{getattr(old, name)}, and what it has learned would be lost; leave the flag out"
+            )
+    shared = list(_SHARED)
+    if old.induces_dipoles and old.polarizability == "anisotropic":
+        shared.append("polarizability")
+    for name in shared:
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            raise InputError(
+                f"--{name} {after}: the foundation model has {before}, and its energies would "
+                "change; leave the flag out"
+            )
+    if new.constrain_charge == "softness" and new.induces_charges and not old.induces_charges:
+        raise InputError(
+            f"--induced {new.induced}: the softness of the foundation model spreads its total "
+            "charge and knows nothing of induced charges; leave the flag out, or ask for induced "
+            "dipoles only"
+        )
+    if old.conserves_charge != new.conserves_charge and old.induces_charges:
+        raise InputError(
+            "--conserve_charge: the foundation model was trained "
+            f"{'with' if old.conserves_charge else 'without'} it, and its energies would change; "
+            "give the same"
+        )
+    return new
+
+
+def check_cutoff(r_max: float, foundation: torch.nn.Module) -> None:
+    """Refuse a cutoff that is not the foundation model's.
+
+    Raises:
+        InputError: they differ.
+    """
+    own = float(foundation.r_max)
+    if abs(own - r_max) > 1e-6:
+        raise InputError(
+            f"--r_max {r_max:g}: the foundation model has a cutoff of {own:g} Ang, which its "
+            "weights belong to; leave the flag out"
+        )
+
+
+def check_carried_over(
+    backbone: torch.nn.Module, foundation: torch.nn.Module, batches: Iterable[Data]
+) -> None:
+    """Compare the interaction energies of a foundation model and what was made of it.
+
+    Raises:
+        InputError: they differ by more than rounding.
+    """
+    dtype = next(backbone.parameters()).dtype
+    reference = copy.deepcopy(foundation).to(device="cpu", dtype=dtype)
+    known = {int(z): index for index, z in enumerate(reference.atomic_numbers)}
+    columns = torch.tensor([known[int(z)] for z in backbone.atomic_numbers])
+    largest = 0.0
+    for data in batches:
+        attrs = data["node_attrs"]
+        other = dict(data, head=torch.zeros_like(data["head"]))
+        other["node_attrs"] = attrs.new_zeros(len(attrs), len(known)).index_copy(1, columns, attrs)
+        with torch.no_grad():
+            energies = [
+                model(dict(inputs), compute_force=False)["interaction_energy"]
+                for model, inputs in ((backbone, data), (reference, other))
+            ]
+        difference = (energies[0] - energies[1]).abs().max() / len(attrs)
+        largest = max(largest, float(difference))
+    logging.info(
+        "Foundation model carried over: interaction energies differ by at most "
+        f"{1e3 * largest:.4f} meV/atom"
+    )
+    if largest > _CARRIED:
+        raise InputError(
+            f"--foundation_model: mace-torch carried the model over with energies that differ by "
+            f"{1e3 * largest:.1f} meV/atom; this architecture cannot be fine-tuned with the "
+            "installed version of mace-torch"
+        )
+
+
+def start_small(model: MultipoleMACE, batches: list[Data]) -> None:
+    """Scale a new head until its energies and forces are negligible, and no further.
+
+    Without a constraint on charges their mean is taken off first: the sum of charges that start as
+    electronegativities need not be zero.
+    """
+    readouts = model.multipole_readouts
+    if model.long_range_options.constrain_charge == "none":
+        charges = [model.read_multipoles(data)[1].charge for data in batches]
+        with torch.no_grad():
+            readouts.element_bias[:, 0] -= torch.cat(charges).mean()
+    else:  # charges that have to be there are no start
+        batches = [d for d in batches if float(d["total_charge"].abs().max()) == 0.0]
+    for _ in range(8):
+        energy, force = _effect(model, None, batches)
+        excess = max(energy / _ENERGY, force / _FORCE)
+        if excess <= 1.0:
+            break
+        readouts.rescale(0.8 * min(1.0, excess**-0.5))
+    _log_start(*_effect(model, None, batches))
+
+
+def start_from(model: MultipoleMACE, foundation: MultipoleMACE, batches: list[Data]) -> None:
+    """Give a model the head of another, new terms of which start without effect."""
+    readouts = model.multipole_readouts
+    readouts.take_over(foundation.multipole_readouts, foundation.atomic_numbers.tolist())
+    now, before = model.long_range_options, foundation.long_range_options
+    new = ["softness"] if now.induces_charges and not before.induces_charges else []
+    if now.induces_dipoles and not before.induces_dipoles:
+        new.append("polarizability")
+    if isinstance(model.long_range_options.epsilon_infinity, str):
+        model.set_permittivity(float(foundation.epsilon_infinity))
+    reference = copy.deepcopy(foundation).to(next(model.parameters()).dtype).to("cpu")
+    known = [int(z) for z in reference.atomic_numbers]
+    columns = torch.tensor([known.index(int(z)) for z in model.atomic_numbers])
+    for data in batches:
+        attrs = data["node_attrs"]
+        wide = attrs.new_zeros(len(attrs), len(known)).index_copy(1, columns, attrs)
+        data["foundation_attrs"] = wide
+    for _ in range(12):
+        energy, force = _effect(model, reference, batches)
+        if not new or max(energy / _ENERGY, force / _FORCE) <= 1.0:
+            break
+        readouts.weaken(new)
+    _log_start(energy, force)
+
+
+def _effect(
+    model: MultipoleMACE, reference: MultipoleMACE | None, batches: list[Data]
+) -> tuple[float, float]:
+    """Largest long-range energy per atom and force, or what they differ from a reference by."""
+    energy = force = 0.0
+    for data in batches:
+        found, forces = _long_range(model, data)
+        if reference is not None:
+            other = dict(data, node_attrs=data["foundation_attrs"])
+            other["head"] = torch.zeros_like(data["head"])
+            before = _long_range(reference, other)
+            found, forces = found - before[0], forces - before[1]
+        energy = max(energy, float(found.abs().max()) / len(forces))
+        force = max(force, float(forces.abs().max()))
+    return energy, force
+
+
+def _long_range(model: MultipoleMACE, data: Data) -> tuple[Tensor, Tensor]:
+    data = dict(data)
+    data["positions"] = positions = data["positions"].detach().clone().requires_grad_(True)
+    energy = model.long_range(data)[-1].energy
+    (gradient,) = torch.autograd.grad(energy.sum(), positions)
+    return energy.detach(), -gradient
+
+
+def _log_start(energy: float, force: float) -> None:
+    logging.info(
+        "Long-range head: before the first step it changes energies by at most "
+        f"{1e3 * energy:.3f} meV/atom and forces by at most {1e3 * force:.3f} meV/A"
+    )
+
+
+def keep_one_head(model: MultipoleMACE, name: str | None, remove: Any) -> MultipoleMACE:
+    """A MultipoleMACE with one of its heads; the electrostatics belongs to all.
+
+    Args:
+        model: with several heads.
+        name: of the head to keep, or None for the first that is not of replay data.
+        remove: upstream's function for the backbone.
+    """
+    backbone = remove(model.short_range(), name)
+    out = MultipoleMACE.from_mace(backbone, model.long_range_options)
+    out.multipole_readouts = model.multipole_readouts
+    if hasattr(model, "raw_permittivity"):
+        out.raw_permittivity = model.raw_permittivity
+    return out

@@ -1,0 +1,78 @@
+"""Errors of electrical labels during and after a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mace.tools.train import MACELoss
+from prettytable import PrettyTable
+
+from mace_polmp.analysis.errors import QUANTITIES, ErrorMeasures
+from mace_polmp.training.loss import ElectricalLoss, label_pair
+
+UNITS = {name: QUANTITIES[name].unit for name in ("dipole", "polarizability", "born_charges")} | {
+    "total_charge": "e"
+}
+
+
+class ElectricalMetrics(MACELoss):
+    """Upstream's errors of energies, forces and stress, and those of the labels in the loss."""
+
+    def __init__(self, loss_fn: torch.nn.Module) -> None:
+        super().__init__(loss_fn)
+        self.labels = list(loss_fn.weights) if isinstance(loss_fn, ElectricalLoss) else []
+        for name in self.labels:
+            self.add_state(f"reference_{name}", default=[], dist_reduce_fx="cat")
+            self.add_state(f"predicted_{name}", default=[], dist_reduce_fx="cat")
+
+    def update(self, batch: Any, output: Any) -> None:
+        super().update(batch, output)
+        for name in self.labels:
+            reference, predicted, weight = label_pair(batch, output, name)
+            counted = batch.weight * weight > 0
+            if name == "born_charges":
+                counted = counted[batch.batch]
+            getattr(self, f"reference_{name}").append(reference[counted].flatten())
+            getattr(self, f"predicted_{name}").append(predicted[counted].detach().flatten())
+
+    def compute(self) -> tuple[float, dict[str, Any]]:
+        loss, out = super().compute()
+        for name in self.labels:
+            reference, predicted = (
+                self.convert(getattr(self, f"{side}_{name}")) for side in ("reference", "predicted")
+            )
+            if len(reference) > 0:
+                measures = ErrorMeasures.of(np.asarray(reference), np.asarray(predicted))
+                for measure in ("mae", "rmse", "r2", "count"):
+                    out[f"{measure}_{name}"] = getattr(measures, measure)
+        return loss, out
+
+
+def line_of(metrics: dict[str, Any]) -> str:
+    """The RMSE of each label in one line, empty where there is none."""
+    parts = [
+        f"RMSE_{name}={metrics[f'rmse_{name}']:8.4f} {unit}"
+        for name, unit in UNITS.items()
+        if f"rmse_{name}" in metrics
+    ]
+    return ", ".join(parts).replace("Å", "A").replace("²", "^2")
+
+
+def label_table(metrics: dict[str, dict[str, Any]]) -> PrettyTable | None:
+    """Errors of the labels for each set of data, None where there are none.
+
+    Args:
+        metrics: of ElectricalMetrics, by name of the set.
+    """
+    table = PrettyTable()
+    table.field_names = ["config_type", "label", "unit", "values", "MAE", "RMSE", "R^2"]
+    for where, values in metrics.items():
+        for name, unit in UNITS.items():
+            if f"rmse_{name}" not in values:
+                continue
+            numbers = [f"{values[f'{m}_{name}']:.4f}" for m in ("mae", "rmse", "r2")]
+            unit = unit.replace("Å", "A").replace("²", "^2")
+            table.add_row([where, name, unit, values[f"count_{name}"], *numbers])
+    return table if table.rows else None
