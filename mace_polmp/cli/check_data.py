@@ -21,6 +21,8 @@ _CLOSE = 0.5  # Å; closer atoms are hardly meant
 _NET_FORCE = 0.1  # eV/Å
 # Force components beyond these are rarely in eV/Å.
 _SMALL_FORCE, _LARGE_FORCE = 0.01, 20.0
+# Of electrical labels, next to the default weights of energies and forces.
+_WEIGHTS = {"dipole": 100.0, "polarizability": 100.0, "born_charges": 10.0}
 _HARTREE_PER_BOHR, _KCAL_PER_MOL = 51.422, 23.061
 
 
@@ -63,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
     frames = read_structures(args.file)
     keys = {name: getattr(args, f"{name}_key") for name in QUANTITIES}
     report = Report()
-    counts = _labels(frames, keys, report)
     _composition(frames, report)
+    counts = _labels(frames, keys, report)
     _geometry(frames, report)
     _forces(frames, keys["forces"], report)
     _energies(frames, keys["energy"], report)
@@ -100,17 +102,13 @@ def _labels(frames: list[Atoms], keys: dict[str, str], report: Report) -> dict[s
             counts[name] += label is not None
         report.rows.append((f"{name} ({key})", f"{counts[name]} of {len(frames)} frames"))
     for name in ("energy", "forces"):
-        isolated = sum(_isolated(atoms) for atoms in frames) if name == "forces" else 0
+        isolated = sum(len(atoms) == 1 for atoms in frames) if name == "forces" else 0
         if counts[name] + isolated < len(frames):
             report.problems.append(
                 f"{len(frames) - counts[name]} frames lack {keys[name]}: name it with "
                 f"--{name}_key, or give such frames config_{name}_weight=0"
             )
     return counts
-
-
-def _isolated(atoms: Atoms) -> bool:
-    return len(atoms) == 1
 
 
 def _composition(frames: list[Atoms], report: Report) -> None:
@@ -231,20 +229,23 @@ def _flags(
     charges: set[float],
 ) -> list[str]:
     """A training command for the file."""
-    from mace_polmp.analysis.errors import QUANTITIES as defaults
-
     flags = ["mace_run_train --name NAME --model MultipoleMACE", f"--train_file {path}"]
     flags.append("--valid_fraction 0.1 --r_max 4.5 --num_channels 64 --max_L 1 --ema")
-    isolated = any(a.info.get("config_type") == "IsolatedAtom" for a in frames)
-    if not isolated:
+    if not any(a.info.get("config_type") == "IsolatedAtom" for a in frames):
         flags.append("--E0s average")
     for name in ("energy", "forces", "stress"):
-        if counts[name] and keys[name] != defaults[name].key:
+        if counts[name] and keys[name] != QUANTITIES[name].key:
             flags.append(f"--{name}_key {keys[name]}")
     if counts["stress"]:
         flags.append("--loss stress")
-    per_batch = max(1, min(16, int(400 / np.median([len(a) for a in frames]))))
-    flags.append(f"--batch_size {per_batch}")
-    if len(charges) == 1 and all(not atoms.pbc.any() for atoms in frames):
+    flags.append(f"--batch_size {max(1, min(16, int(400 / np.median([len(a) for a in frames]))))}")
+    if len(charges) > 1:
+        flags.append("--constrain_charge softness")
+    elif all(not atoms.pbc.any() for atoms in frames):
         flags.append("--conserve_charge")
+    for name, weight in _WEIGHTS.items():
+        if counts[name]:
+            flags.append(f"--{name}_weight {weight:g}")
+            if keys[name] != QUANTITIES[name].key:
+                flags.append(f"--{name}_key {keys[name]}")
     return flags

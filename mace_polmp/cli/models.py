@@ -83,5 +83,8 @@ def describe(model: Any) -> list[tuple[str, str]]:
             ("lifted degrees", "none" if lift is None else ", ".join(map(str, lift.degrees))),
         ]
         options = model.long_range_options
-        rows += [(f.name, str(getattr(options, f.name))) for f in fields(LongRangeOptions)]
+        values = {f.name: str(getattr(options, f.name)) for f in fields(LongRangeOptions)}
+        if isinstance(options.epsilon_infinity, str):
+            values["epsilon_infinity"] = f"{model.permittivity():.3f}, learned"
+        rows += list(values.items())
     return rows

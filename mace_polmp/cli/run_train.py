@@ -113,6 +113,11 @@ def run(args: argparse.Namespace) -> None:
             f"--loss {args.loss} is not for --model {MODEL_NAME}; take --loss weighted (or stress, "
             "universal, huber) with --dipole_weight, --polarizability_weight"
         )
+    if args.lora and training.training_mode != "all":
+        raise InputError(
+            f"--lora adapts the backbone, which --training_mode {training.training_mode} freezes; "
+            "leave one of them out"
+        )
     LongRangeOptions(**asked)  # refuses
     for name, value in vars(training).items():
         setattr(args, name, value)

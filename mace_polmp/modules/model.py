@@ -121,6 +121,10 @@ class MultipoleMACE(ScaleShiftMACE):
             return 1.0 + torch.nn.functional.softplus(self.raw_permittivity)
         return epsilon
 
+    def permittivity(self) -> float:
+        """epsilon_infinity as a number."""
+        return float(torch.as_tensor(self.epsilon_infinity).detach())
+
     def set_permittivity(self, epsilon_infinity: float) -> None:
         """Where a learned permittivity starts."""
         excess = max(epsilon_infinity - 1.0, 1e-3)

@@ -140,11 +140,14 @@ def check_carried_over(
         )
 
 
-def start_small(model: MultipoleMACE, batches: list[Data]) -> None:
+def start_small(model: MultipoleMACE, batches: list[Data]) -> float:
     """Scale a new head until its energies and forces are negligible, and no further.
 
     Without a constraint on charges their mean is taken off first: the sum of charges that start as
     electronegativities need not be zero.
+
+    Returns:
+        The factor by which multipoles were scaled down.
     """
     readouts = model.multipole_readouts
     if model.long_range_options.constrain_charge == "none":
@@ -153,13 +156,43 @@ def start_small(model: MultipoleMACE, batches: list[Data]) -> None:
             readouts.element_bias[:, 0] -= torch.cat(charges).mean()
     else:  # charges that have to be there are no start
         batches = [d for d in batches if float(d["total_charge"].abs().max()) == 0.0]
+    total = 1.0
     for _ in range(8):
         energy, force = _effect(model, None, batches)
         excess = max(energy / _ENERGY, force / _FORCE)
         if excess <= 1.0:
             break
-        readouts.rescale(0.8 * min(1.0, excess**-0.5))
+        scale = 0.8 * min(1.0, excess**-0.5)
+        readouts.rescale(scale)
+        total *= scale
     _log_start(*_effect(model, None, batches))
+    return total
+
+
+class Growth:
+    """Lets a head that was scaled down grow to its natural size, a little with each step.
+
+    A trained backbone leaves nothing for the head to explain: next to zero, multipoles have no
+    gradient to speak of and stay there. While the head grows, its parameters are not trained, and
+    the backbone hands over to it what it had learned of electrostatics.
+
+    Args:
+        model: with a head that was scaled.
+        scaled: by this factor.
+        steps: in which it grows back.
+        left: how many of them are still to come, where a training was interrupted.
+    """
+
+    def __init__(self, model: MultipoleMACE, scaled: float, steps: int, left: int) -> None:
+        self._readouts = model.multipole_readouts
+        self._factor = scaled ** (-1.0 / max(steps, 1))
+        self._left = left
+
+    def __call__(self, *_: Any) -> None:
+        """After a step of the optimizer."""
+        if self._left > 0:
+            self._left -= 1
+            self._readouts.rescale(self._factor)
 
 
 def start_from(model: MultipoleMACE, foundation: MultipoleMACE, batches: list[Data]) -> None:
@@ -171,7 +204,7 @@ def start_from(model: MultipoleMACE, foundation: MultipoleMACE, batches: list[Da
     if now.induces_dipoles and not before.induces_dipoles:
         new.append("polarizability")
     if isinstance(model.long_range_options.epsilon_infinity, str):
-        model.set_permittivity(float(foundation.epsilon_infinity))
+        model.set_permittivity(foundation.permittivity())
     reference = copy.deepcopy(foundation).to(next(model.parameters()).dtype).to("cpu")
     known = [int(z) for z in reference.atomic_numbers]
     columns = torch.tensor([known.index(int(z)) for z in model.atomic_numbers])

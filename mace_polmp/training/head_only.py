@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,10 +31,9 @@ _BATCH_ATOMS = 400
 
 
 @contextmanager
-def frozen_backbone(model: MultipoleMACE) -> Iterator[None]:
-    """Only the head's parameters have gradients here."""
-    head = {id(parameter) for parameter in model.head_parameters()}
-    before = {p: p.requires_grad for p in model.parameters() if id(p) not in head}
+def frozen(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Parameters that have no gradients for a while."""
+    before = {parameter: parameter.requires_grad for parameter in parameters}
     for parameter in before:
         parameter.requires_grad_(False)
     try:
@@ -42,6 +41,12 @@ def frozen_backbone(model: MultipoleMACE) -> Iterator[None]:
     finally:
         for parameter, state in before.items():
             parameter.requires_grad_(state)
+
+
+def backbone_parameters(model: MultipoleMACE) -> list[torch.nn.Parameter]:
+    """The parameters that are not the head's."""
+    head = {id(parameter) for parameter in model.head_parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in head]
 
 
 class CachedBackbone(torch.nn.Module):

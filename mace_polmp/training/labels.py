@@ -148,7 +148,9 @@ def complete(config: Configuration, atoms: Atoms, keys: dict[str, str]) -> Confi
             continue
         label = electrical_label(atoms, name, keys[name], "structure")
         weight = float(np.max(atoms.info.get(f"config_{name}_weight", 1.0)))
-        config.properties[f"{name}_weight"] = np.array(0.0 if label is None else weight)
+        weight = 0.0 if label is None else weight
+        config.properties[f"{name}_weight"] = np.array(weight)
+        config.property_weights[name] = config.property_weights[f"{name}_weight"] = weight
         if name == "born_charges":
             shape = (len(atoms), *QUANTITIES[name].shape)
             config.properties[name] = np.zeros(shape) if label is None else label

@@ -55,6 +55,12 @@ class TrainingOptions:
     head_epochs: int | None = option(
         None, "epochs of the head alone with head_first, by default a quarter of all", int
     )
+    head_growth_epochs: int = option(
+        2,
+        "epochs in which a new head on a foundation model grows from next to nothing to its "
+        "natural size, while the backbone adapts; not with head_first and head_only",
+        int,
+    )
     head_lr: float | None = option(
         None, "learning rate of the long-range head, by default --lr", float
     )
@@ -80,7 +86,11 @@ class TrainingOptions:
                 _check_number(f.name, value, 0.0)
         if self.head_lr is not None:
             _check_number("head_lr", self.head_lr, 0.0)
-        for name, least in (("head_epochs", 1), ("head_directions", 0)):
+        for name, least in (
+            ("head_epochs", 1),
+            ("head_directions", 0),
+            ("head_growth_epochs", 0),
+        ):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise InputError(f"{name} must be a whole number of {least} or more, got {value!r}")

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.training.fine_tuning import (
+    Growth,
     check_carried_over,
     check_cutoff,
     inherit,
@@ -36,7 +37,12 @@ from mace_polmp.training.fine_tuning import (
     start_from,
     start_small,
 )
-from mace_polmp.training.head_only import CachedBackbone, cached_loader, frozen_backbone
+from mace_polmp.training.head_only import (
+    CachedBackbone,
+    backbone_parameters,
+    cached_loader,
+    frozen,
+)
 from mace_polmp.training.labels import complete, with_labels
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
@@ -191,6 +197,7 @@ class _Run:
         self._r_max = args.r_max
         self._seed = args.seed
         self._after_evaluation = after_evaluation
+        self._scaled = 1.0  # what a new head was scaled by
         self._metrics: dict[int, dict[str, Any]] = {}
         self._upstream = {
             name: getattr(module, name)
@@ -224,7 +231,7 @@ class _Run:
             if args.foundation_filter_elements:
                 check_carried_over(backbone, backbone_of, batches)
             if former is None:
-                start_small(model, batches)
+                self._scaled = start_small(model, batches)
             else:
                 start_from(model, former, batches)
         _log_head(model)
@@ -299,19 +306,40 @@ class _Run:
         mode, last = self._training.training_mode, settings["max_num_epochs"]
         if mode == "head_only":
             self._train_head(settings)
-        elif mode == "head_first":
+            return
+        if mode == "head_first":
             epochs = self._training.head_epochs or max(1, last // 4)
-            if settings["start_epoch"] < epochs:
-                logging.info(f"Training the long-range head alone for {epochs} epochs")
-                # All epochs of the head count, and stage two comes later.
-                self._train_head(
-                    {**settings, "max_num_epochs": epochs, "swa": None, "patience": epochs + 1}
-                )
-                settings["start_epoch"] = epochs
+            self._first(epochs, "Training the long-range head alone", settings, self._train_head)
+        elif self._scaled < 1.0:
+            epochs = min(self._training.head_growth_epochs, last - 1)
+            self._first(epochs, "The long-range head grows", settings, self._grow_head)
+        self._upstream["train"](**settings)
+
+    def _first(
+        self,
+        epochs: int,
+        what: str,
+        settings: dict[str, Any],
+        phase: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """A phase of its own at the beginning; which epoch was the best is counted after it."""
+        if settings["start_epoch"] < epochs:
+            logging.info(f"{what}: epochs {settings['start_epoch']} to {epochs - 1}")
+            shorter = {"max_num_epochs": epochs, "swa": None, "patience": epochs + 1}
+            phase({**settings, **shorter})
+            settings["start_epoch"] = epochs
             logging.info("Training everything")
+
+    def _grow_head(self, settings: dict[str, Any]) -> None:
+        """Upstream's loop while the head grows to its natural size."""
+        model, epochs = settings["model"], settings["max_num_epochs"]
+        steps = len(settings["train_loader"])
+        left = (epochs - settings["start_epoch"]) * steps
+        growth = Growth(model, self._scaled, epochs * steps, left)
+        handle = settings["optimizer"].register_step_post_hook(growth)
+        with frozen(model.head_parameters()):
             self._upstream["train"](**settings)
-        else:
-            self._upstream["train"](**settings)
+        handle.remove()
 
     def _train_head(self, settings: dict[str, Any]) -> None:
         """Upstream's loop with a frozen backbone, on cached features where that is possible."""
@@ -324,7 +352,7 @@ class _Run:
             "--born_charges_weight": "born_charges" in self._training.used,
         }
         stopping = [name for name, there in obstacles.items() if there]
-        with frozen_backbone(model):
+        with frozen(backbone_parameters(model)):
             if stopping:
                 logging.info(f"Features are not cached with {stopping[0]}")
             elif directions > 0:

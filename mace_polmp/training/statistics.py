@@ -27,6 +27,7 @@ def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> PrettyTa
             if number == _MOST_BATCHES:
                 break
             data = batch.to(device).to_dict()
+            data.pop("born_charges_weight", None)  # costly, and not in the table
             with torch.no_grad():
                 out = model(data, compute_force=False)
             alpha = torch.einsum("nii->n", out["atomic_polarizabilities"]) / 3.0

@@ -9,6 +9,7 @@ import torch
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.training.fine_tuning import (
+    Growth,
     check_carried_over,
     check_cutoff,
     inherit,
@@ -62,6 +63,23 @@ def test_a_new_head_starts_small_but_not_dead(irreps, charges):
     out = model(make_batch([salty_water()], model), training=True)
     slopes = torch.autograd.grad((out["forces"] ** 2).sum(), model.head_parameters())
     assert all(float(slope.abs().max()) > 0 for slope in slopes)
+
+
+def test_a_head_that_started_small_grows_back():
+    """Also where a training was interrupted on the way."""
+    model = random_model(hidden_irreps="8x0e")
+    data = make_batch([salty_water()], model)
+    natural = model(dict(data))
+    model.multipole_readouts.rescale(0.02)
+    assert model(dict(data))["long_range_energy"].abs() < 1e-2
+    first, second = Growth(model, 0.02, 10, 10), Growth(model, 0.02, 10, 6)
+    for _ in range(4):
+        first()
+    for _ in range(20):
+        second()
+    grown = model(dict(data))
+    for name in ("charges", "atomic_dipoles", "long_range_energy", "atomic_polarizabilities"):
+        torch.testing.assert_close(grown[name], natural[name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,12 @@ from mace.tools import torch_geometric
 
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.training import head_only
-from mace_polmp.training.head_only import CachedBackbone, cached_loader, frozen_backbone
+from mace_polmp.training.head_only import (
+    CachedBackbone,
+    backbone_parameters,
+    cached_loader,
+    frozen,
+)
 from tests.helpers import make_graphs, random_model, rock_salt, salty_water, wet_slab
 
 STRUCTURES = [salty_water(), rock_salt(), wet_slab(), salty_water()]
@@ -79,7 +84,7 @@ def test_the_backbone_is_frozen_for_a_while():
     model = random_model(LongRangeOptions(epsilon_infinity="learn"))
     model.node_embedding.linear.weight.requires_grad_(False)  # as --freeze does
     before = {name: p.requires_grad for name, p in model.named_parameters()}
-    with frozen_backbone(model):
+    with frozen(backbone_parameters(model)):
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         assert trained == {
             name for name in before if name.startswith(("multipole_readouts", "raw_permittivity"))

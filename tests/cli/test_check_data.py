@@ -1,0 +1,127 @@
+"""`mace_polmp check-data`: what is in a file, what is wrong with it, which flags fit."""
+
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from mace_polmp.cli.main import main
+from mace_polmp.cli.run_train import main as run_train
+from tests.cli.runs import flags, log_of, open_frames, periodic_frames, write_data
+from tests.helpers import wet_slab
+
+
+def check(capsys, path, *arguments, code=0):
+    """What is printed, in its parts."""
+    try:
+        main(["check-data", str(path), *arguments])
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == code
+    text = capsys.readouterr().out
+    rows = {}
+    for line in text.splitlines():
+        name, _, value = line.strip().partition("  ")
+        rows[name] = value.strip()
+    return text, rows
+
+
+def test_counts_elements_and_boundaries(tmp_path, capsys):
+    slab = wet_slab()
+    slab.info["REF_energy"] = -1.0
+    slab.arrays["REF_forces"] = np.zeros((len(slab), 3))
+    frames = [*open_frames(3), *periodic_frames(2), slab]
+    text, rows = check(capsys, write_data(tmp_path, frames))
+    assert rows["frames"] == "6"
+    assert rows["boundary conditions"] == "open 3, periodic 2, slab 1"
+    counts = {symbol: sum(list(a.symbols).count(symbol) for a in frames) for symbol in ("H", "Na")}
+    assert f"H {counts['H']}" in rows["elements"] and f"Na {counts['Na']}" in rows["elements"]
+    assert rows["stress (REF_stress)"] == "2 of 6 frames"
+    assert "problems" not in text
+
+
+def test_what_cannot_be_trained_on(tmp_path, capsys):
+    frames = open_frames(5)
+    del frames[0].arrays["REF_forces"], frames[1].info["REF_energy"]
+    frames[2].positions[1] = frames[2].positions[0]
+    frames[3].positions[0, 0] = np.nan
+    frames[4].info["REF_dipole"] = [1.0, 2.0]
+    text, _ = check(capsys, write_data(tmp_path, frames), code=1)
+    problems = text.partition("problems:")[2]
+    assert "1 frames lack REF_forces" in problems and "1 frames lack REF_energy" in problems
+    assert "frame 2: atoms 0 and 1 are closer than 0.05" in problems
+    assert "frame 3: positions hold NaN" in problems
+    assert "frame 4: the label of dipole must be [3] numbers" in problems
+
+
+def test_what_looks_odd(tmp_path, capsys):
+    frames = open_frames(6)
+    for atoms in frames:  # Hartree/bohr
+        atoms.arrays["REF_forces"] = atoms.arrays["REF_forces"] / 51.422
+    frames[1].arrays["REF_forces"][0] += 1.0
+    frames[2].positions[1] = frames[2].positions[0] + [0.3, 0, 0]
+    frames[3].info["REF_energy"] *= 27.2114
+    text, rows = check(capsys, write_data(tmp_path, frames))
+    notes = text.partition("notes:")[2].partition("flags:")[0]
+    assert "atoms closer than 0.5 Å in frames 2" in notes
+    assert "forces do not sum to zero within 0.1 eV/Å in frames 1" in notes
+    assert "eV/atom beyond composition" in notes
+    assert rows["closest atoms"] == "0.300 Å in frame 2"
+    small = open_frames(6)
+    for atoms in small:
+        atoms.arrays["REF_forces"] = atoms.arrays["REF_forces"] / 51.422 / 10
+    text, _ = check(capsys, write_data(tmp_path, small))
+    assert "forces are small for eV/Å: in Hartree/bohr" in text
+    for atoms in small:
+        atoms.arrays["REF_forces"] = atoms.arrays["REF_forces"] * 1e5
+    text, _ = check(capsys, write_data(tmp_path, small))
+    assert "forces are large for eV/Å: in kcal/mol/Å" in text
+
+
+def test_the_flags_it_suggests_train(tmp_path, capsys):
+    """Mixed charges and dipoles: the suggested command runs and uses both."""
+    frames = open_frames(12)
+    for number, atoms in enumerate(frames):
+        atoms.info["total_charge"] = float(number < 6)
+    path = write_data(tmp_path, frames)
+    text, rows = check(capsys, path)
+    assert rows["total charge (total_charge)"] == "0 e: 6, 1 e: 6"
+    suggested = text.partition("flags:")[2].split()[1:]
+    assert "--constrain_charge" in suggested and "--dipole_weight" in suggested
+    suggested[suggested.index("NAME")] = "m"
+    keep = ("num_channels", "r_max", "max_L", "batch_size", "E0s", "valid_fraction")
+    small = [f for f in flags(tmp_path) if not f.startswith(tuple(f"--{k}" for k in keep))]
+    run_train([*suggested, "--num_channels=4", *small])
+    log = log_of(tmp_path)
+    assert "constrain_charge='softness'" in log and "RMSE_dipole" in log
+
+
+def test_labels_under_other_names(tmp_path, capsys):
+    frames = open_frames(4)
+    for atoms in frames:
+        atoms.info["e"] = atoms.info.pop("REF_energy")
+        atoms.arrays["f"] = atoms.arrays.pop("REF_forces")
+    path = write_data(tmp_path, frames)
+    check(capsys, path, code=1)
+    text, rows = check(capsys, path, "--energy_key", "e", "--forces_key", "f")
+    assert rows["energy (e)"] == "4 of 4 frames"
+    assert "--energy_key e --forces_key f" in text
+    # ASE's own names end up in a calculator.
+    for atoms in frames:
+        labels = dict(energy=atoms.info.pop("e"), forces=atoms.arrays.pop("f"))
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    write(tmp_path / "ase.xyz", frames, format="extxyz")
+    keys = ("--energy_key", "energy", "--forces_key", "forces")
+    _, rows = check(capsys, tmp_path / "ase.xyz", *keys)
+    assert rows["forces (forces)"] == "4 of 4 frames"
+
+
+@pytest.mark.parametrize("content", ["", "no structure"])
+def test_files_that_are_none(tmp_path, capsys, content):
+    path = tmp_path / "bad.xyz"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        main(["check-data", str(path)])
+    assert stopped.value.code == 1
+    assert "bad.xyz: " in capsys.readouterr().err
