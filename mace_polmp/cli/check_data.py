@@ -238,7 +238,8 @@ def _flags(
             flags.append(f"--{name}_key {keys[name]}")
     if counts["stress"]:
         flags.append("--loss stress")
-    flags.append(f"--batch_size {max(1, min(16, int(400 / np.median([len(a) for a in frames]))))}")
+    by_size = int(400 / np.median([len(atoms) for atoms in frames]))
+    flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
     if len(charges) > 1:
         flags.append("--constrain_charge softness")
     elif all(not atoms.pbc.any() for atoms in frames):

@@ -26,6 +26,7 @@ from mace.data import utils as upstream_data_utils
 from mace.tools import tables_utils as upstream_tables
 from torch.nn.parallel import DistributedDataParallel
 
+from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.training.fine_tuning import (
     Growth,
@@ -303,15 +304,22 @@ class _Run:
 
     def train(self, **settings: Any) -> None:
         """Upstream's loop over epochs, on the parameters that are to be trained."""
-        mode, last = self._training.training_mode, settings["max_num_epochs"]
+        mode, swa = self._training.training_mode, settings["swa"]
+        # Upstream keeps the best model of the epochs before stage two: at least one is left.
+        last = (settings["max_num_epochs"] if swa is None else swa.start) - 1
         if mode == "head_only":
             self._train_head(settings)
             return
         if mode == "head_first":
             epochs = self._training.head_epochs or max(1, last // 4)
+            if epochs > last:
+                raise InputError(
+                    f"--head_epochs {epochs} leaves no epoch for everything, before stage two if "
+                    f"there is one; give at most {last}"
+                )
             self._first(epochs, "Training the long-range head alone", settings, self._train_head)
         elif self._scaled < 1.0:
-            epochs = min(self._training.head_growth_epochs, last - 1)
+            epochs = min(self._training.head_growth_epochs, last)
             self._first(epochs, "The long-range head grows", settings, self._grow_head)
         self._upstream["train"](**settings)
 
@@ -333,9 +341,9 @@ class _Run:
     def _grow_head(self, settings: dict[str, Any]) -> None:
         """Upstream's loop while the head grows to its natural size."""
         model, epochs = settings["model"], settings["max_num_epochs"]
-        steps = len(settings["train_loader"])
-        left = (epochs - settings["start_epoch"]) * steps
-        growth = Growth(model, self._scaled, epochs * steps, left)
+        growing = epochs * len(settings["train_loader"]) // 2
+        done = settings["start_epoch"] * len(settings["train_loader"])
+        growth = Growth(model, self._scaled, growing, max(0, growing - done))
         handle = settings["optimizer"].register_step_post_hook(growth)
         with frozen(model.head_parameters()):
             self._upstream["train"](**settings)
@@ -466,7 +474,21 @@ def evaluate(
         on_output(batch, output)
         return output
 
-    with _replaced(upstream_eval, get_model_output=recording), _cells_of_slabs():
+    config_from_atoms = upstream_eval.data.config_from_atoms
+
+    def with_charge(atoms: Any, *rest: Any, **named: Any) -> Any:
+        """Upstream's evaluation reads no labels, of which models may need the total charge."""
+        config = config_from_atoms(atoms, *rest, **named)
+        charge = atoms.info.get("total_charge", atoms.info.get("charge"))
+        if charge is not None:
+            config.properties["total_charge"] = float(charge)
+        return config
+
+    with (
+        _replaced(upstream_eval, get_model_output=recording),
+        _replaced(upstream_eval.data, config_from_atoms=with_charge),
+        _cells_of_slabs(),
+    ):
         upstream_eval.run(args)
 
 

@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from ase.io import read
+from ase.io import read, write
 from mace.modules import ScaleShiftMACE
 
 from mace_polmp.cli.eval_configs import main
+from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.born_charges import born_charges
 from tests.cli.runs import run_module, write_data
 from tests.helpers import (
@@ -115,3 +116,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
         assert not output.exists()
+
+
+def test_total_charges_reach_a_model_that_is_constrained_to_them(tmp_path):
+    model = random_model(LongRangeOptions(constrain_charge="softness"))
+    torch.save(model, tmp_path / "m.model")
+    frames = [salty_water() for _ in range(3)]
+    frames[1].info["total_charge"] = 1.0
+    frames[2].info["charge"] = -2.0
+    write(tmp_path / "in.xyz", frames, format="extxyz")
+    arguments = ["--model", "m.model", "--configs", "in.xyz", "--output", "out.xyz"]
+    run = run_module("mace_polmp.cli.eval_configs", arguments, tmp_path)
+    assert run.returncode == 0, run.stderr
+    sums = [atoms.arrays["MACE_charges"].sum() for atoms in read(tmp_path / "out.xyz", ":")]
+    np.testing.assert_allclose(sums, [0, 1, -2], atol=1e-6)

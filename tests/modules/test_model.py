@@ -283,3 +283,36 @@ def test_slabs_among_other_structures():
         torch.testing.assert_close(together["charges"][first:last], alone["charges"])
         torch.testing.assert_close(together["forces"][first:last], alone["forces"])
         first = last
+
+
+@pytest.mark.parametrize("induced", ["none", "both"])
+@pytest.mark.parametrize("spread", ["softness", "uniform"])
+def test_charges_sum_to_the_total_charge(spread, induced):
+    """Of each structure of a batch; forces and stress stay exact derivatives."""
+    model = random_model(LongRangeOptions(constrain_charge=spread, induced=induced))
+    structures = [salty_water(), rock_salt("triclinic"), salty_water(), wet_slab()]
+    data = make_batch(structures, model)
+    data["total_charge"] = torch.tensor([1.0, 0.0, -2.0, 0.0], dtype=torch.float64)
+    out = model(data)
+    sums = torch.zeros(4, dtype=torch.float64).index_add(0, data["batch"], out["charges"].detach())
+    torch.testing.assert_close(sums, data["total_charge"], atol=1e-12, rtol=0)
+    indices = [(0, 0), (3, 2)]
+    for atoms in (rock_salt("left-handed"), salty_water()):
+        numerical = numerical_forces(model, atoms, indices)
+        forces = evaluate(model, atoms)["forces"]
+        np.testing.assert_allclose([forces[i] for i in indices], numerical, atol=1e-6)
+    stress = evaluate(model, rock_salt("triclinic"), compute_stress=True)["stress"][0]
+    np.testing.assert_allclose(stress, numerical_stress(model, rock_salt("triclinic")), atol=1e-8)
+
+
+def test_what_is_lacking_is_spread_by_softness():
+    """The same model without a constraint, plus λ times the softness."""
+    model = random_model(LongRangeOptions(constrain_charge="softness", induced="none"))
+    free = MultipoleMACE.from_mace(model.short_range(), LongRangeOptions(induced="charge"))
+    free.multipole_readouts.take_over(model.multipole_readouts, model.atomic_numbers.tolist())
+    data = make_batch([salty_water()], model)
+    data["total_charge"] = torch.tensor([1.0])
+    softness = free(dict(data))["softness"].detach()
+    charges = free.read_multipoles(dict(data))[1].charge.detach()
+    expected = charges + (1.0 - charges.sum()) * softness / softness.sum()
+    torch.testing.assert_close(model(data)["charges"].detach(), expected)
