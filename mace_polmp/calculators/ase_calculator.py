@@ -53,6 +53,7 @@ class MultipoleMACECalculator(MACECalculator):
             without the field.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
             structures (see modules.observables.screening_factor); never of energies and forces.
+            None for the permittivity that the model was given or has learned.
         sum_rule: whether to enforce the acoustic sum rule on born_charges (of an open structure
             they sum to atoms.info["charge"]), those of a field along periodic directions included:
             it then does not push the structure as a whole.
@@ -227,7 +228,10 @@ class MultipoleMACECalculator(MACECalculator):
             trace = np.trace(self.results["polarizability"])
             chi = torch.tensor([trace / (3.0 * EPS0 * atoms.get_volume())])
         periodic = torch.ones(1, 3, dtype=torch.bool)
-        return float(screening_factor(chi, periodic, self.epsilon_infinity))
+        epsilon = self.epsilon_infinity
+        if epsilon is None:
+            epsilon = float(np.mean([model.permittivity() for model in self.models]))
+        return float(screening_factor(chi, periodic, epsilon))
 
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         batch = super()._atoms_to_batch(atoms)

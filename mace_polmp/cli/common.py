@@ -30,7 +30,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         "--epsilon_infinity",
         type=float,
         help="electronic permittivity: dipoles and Born charges of periodic structures are "
-        "multiplied by its root",
+        "multiplied by its root; by default what the model was given or has learned",
     )
     group.add_argument(
         "--divide_by_chi",

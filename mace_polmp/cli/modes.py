@@ -149,8 +149,11 @@ def _longitudinal(
 
     The sum rule is enforced: else a translation would make a field.
     """
+    own = atoms.calc.models[0].permittivity()
     if args.epsilon_infinity is not None:
         permittivity = args.epsilon_infinity * np.eye(3)
+    elif own > 1.0:
+        permittivity = own * np.eye(3)
     else:
         permittivity = atoms.calc.get_property("electronic_permittivity", atoms)
     with_field = analysis.longitudinal_hessian(

@@ -123,7 +123,8 @@ class MultipoleMACE(ScaleShiftMACE):
 
     def permittivity(self) -> float:
         """epsilon_infinity as a number."""
-        return float(torch.as_tensor(self.epsilon_infinity).detach())
+        epsilon = self.epsilon_infinity
+        return float(epsilon.detach() if isinstance(epsilon, Tensor) else epsilon)
 
     def set_permittivity(self, epsilon_infinity: float) -> None:
         """Where a learned permittivity starts."""

@@ -363,3 +363,17 @@ def test_bad_arguments_are_refused(model_file, tmp_path):
     for arguments, message in cases:
         with pytest.raises(InputError, match=message):
             MultipoleMACECalculator(**arguments)
+
+
+def test_the_models_own_permittivity_is_the_default():
+    """Dipoles and Born charges of periodic structures; another one can be asked for."""
+    model = random_model(LongRangeOptions(epsilon_infinity=1.7))
+    atoms = rock_salt()
+    found = {}
+    for epsilon in (None, 1.0, 3.0):
+        atoms.calc = MultipoleMACECalculator(models=model, epsilon_infinity=epsilon)
+        born = atoms.calc.get_property("born_charges", atoms)
+        found[epsilon] = (atoms.get_dipole_moment(), born)
+    for bare, own, other in zip(found[1.0], found[None], found[3.0], strict=True):
+        np.testing.assert_allclose(own, np.sqrt(1.7) * bare, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(other, np.sqrt(3.0) * bare, rtol=1e-9, atol=1e-12)
