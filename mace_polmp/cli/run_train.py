@@ -6,11 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mace_polmp.cli.common import run_command
 from mace_polmp.errors import InputError
 from mace_polmp.modules.options import LongRangeOptions
+
+if TYPE_CHECKING:
+    from mace_polmp.training.options import TrainingOptions
 
 MODEL_NAME = "MultipoleMACE"
 # Upstream's speed options convert a model class by class and do not know this one.
@@ -113,11 +116,7 @@ def run(args: argparse.Namespace) -> None:
             f"--loss {args.loss} is not for --model {MODEL_NAME}; take --loss weighted (or stress, "
             "universal, huber) with --dipole_weight, --polarizability_weight"
         )
-    if args.lora and training.training_mode != "all":
-        raise InputError(
-            f"--lora adapts the backbone, which --training_mode {training.training_mode} freezes; "
-            "leave one of them out"
-        )
+    _check_mode(args, training)
     LongRangeOptions(**asked)  # refuses
     for name, value in vars(training).items():
         setattr(args, name, value)
@@ -127,6 +126,24 @@ def run(args: argparse.Namespace) -> None:
     check_training_data(args, options, training, foundation)
     with readable_foundation(args, foundation):
         seams.train(args, asked, training, after_evaluation=log_multipoles)
+
+
+def _check_mode(args: argparse.Namespace, training: TrainingOptions) -> None:
+    """Refuse what does not go together with a frozen backbone."""
+    mode = training.training_mode
+    if mode == "all":
+        return
+    for name, why in (
+        ("lora", "adapts the backbone, which this mode freezes"),
+        ("distributed", "cannot freeze parts of a model"),
+    ):
+        if getattr(args, name):
+            raise InputError(f"--{name} {why}: leave it or --training_mode {mode} out")
+    if mode == "head_first" and (training.head_epochs or 1) >= args.max_num_epochs:
+        raise InputError(
+            f"--head_epochs {training.head_epochs or 1} leaves no epoch for everything; give less "
+            f"than --max_num_epochs {args.max_num_epochs}"
+        )
 
 
 def _run_upstream(args: argparse.Namespace) -> None:

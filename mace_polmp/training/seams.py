@@ -345,7 +345,9 @@ class _Run:
         done = settings["start_epoch"] * len(settings["train_loader"])
         growth = Growth(model, self._scaled, growing, max(0, growing - done))
         handle = settings["optimizer"].register_step_post_hook(growth)
-        with frozen(model.head_parameters()):
+        # Parameters of a distributed model cannot be frozen once it has been made.
+        head = [] if settings["distributed"] else model.head_parameters()
+        with frozen(head):
             self._upstream["train"](**settings)
         handle.remove()
 
@@ -353,7 +355,6 @@ class _Run:
         """Upstream's loop with a frozen backbone, on cached features where that is possible."""
         model, directions = settings["model"], self._training.head_directions
         obstacles = {
-            "--distributed": settings["distributed"],
             "--loss with stress or virials": any(
                 settings["output_args"][name] for name in ("stress", "virials")
             ),

@@ -353,7 +353,8 @@ def test_charges_are_constrained_to_the_total_charge(tmp_path, charges):
         (dict(epsilon_infinity=0.5), {}, "epsilon_infinity must be a number of 1 or more"),
         (dict(loss="energy_forces_dipole"), {}, "--loss energy_forces_dipole is not for"),
         (dict(training_mode="head_firs"), {}, "did you mean head_first?"),
-        (dict(training_mode="head_only", lora="True"), {}, "--lora"),
+        (dict(training_mode="head_only", lora="True"), {}, "--lora adapts the backbone"),
+        (dict(training_mode="head_first", head_epochs=2), {}, "--head_epochs 2 leaves no epoch"),
     ],
 )
 def test_bad_labels_and_flags_are_one_line(tmp_path, capsys, changes, frame, message):

@@ -1,0 +1,143 @@
+#!/usr/bin/env python
+"""Add the head to a trained MACE: from energies and forces, with dipoles, with Born charges.
+
+    python scripts/benchmarks/fine_tuning.py --foundation mace_dipeptides_64x0e_r4.5.model \
+        --train dipeptides_train.xyz --valid dipeptides_valid.xyz
+
+trains on energies and forces (plain), with dipoles as well (dipole), goes on from plain with the
+first 20 structures of the validation set, with their Born charges (born) and without (more), and
+compares time per epoch of the whole model and of the head alone (timing). Steps that are done are
+not repeated. The errors of each model are printed and written as CSV; those of born and more are on
+the validation structures that were not trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ase.io import read, write
+
+from mace_polmp.analysis.errors import QUANTITIES, ErrorMeasures
+from mace_polmp.analysis.plots import write_csv
+from mace_polmp.calculators.comparison import compare
+
+N_BORN = 20
+COMMON = (
+    "--model=MultipoleMACE",
+    "--E0s=foundation",
+    "--multiheads_finetuning=False",
+    "--constrain_charge=softness",
+    "--default_dtype=float32",
+    "--batch_size=5",
+    "--valid_batch_size=11",
+    "--scheduler=ExponentialLR",
+    "--ema",
+    "--ema_decay=0.99",
+    "--error_table=PerAtomMAE",
+)
+PLAIN = (
+    "--max_num_epochs=30",
+    "--lr=1e-2",
+    "--head_lr=2e-3",
+    "--head_growth_epochs=8",
+    "--lr_scheduler_gamma=0.9",
+    "--energy_weight=100",
+    "--forces_weight=100",
+)
+LATER = ("--max_num_epochs=10", "--lr=1e-3", "--lr_scheduler_gamma=0.8")
+
+
+def train(name: str, args: argparse.Namespace, *flags: str) -> Path:
+    """Run a training that is not done yet; returns the model file."""
+    folder = args.output / name
+    path = folder / f"{name}.model"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "mace_polmp.cli.run_train", f"--name={name}"]
+        command += [f"--work_dir={folder}", f"--seed={args.seed}", "--restart_latest"]
+        with open(folder / f"{name}.out", "a") as log:
+            subprocess.run(
+                [*command, *COMMON, *flags], check=True, stdout=log, stderr=subprocess.STDOUT
+            )
+    return path
+
+
+def errors(name: str, model: Path, frames: list[Any]) -> list[list[Any]]:
+    """Rows of name, quantity, unit, MAE, RMSE and R² of a model."""
+    from mace_polmp.calculators import MultipoleMACECalculator
+
+    calculator = MultipoleMACECalculator(model, default_dtype="float32")
+    rows = []
+    for quantity, found in compare(calculator, frames, where=name).items():
+        values = found.per_atom() if quantity == "energy" else found.values()
+        measures, factor = ErrorMeasures.of(*values), QUANTITIES[quantity].factor
+        unit = QUANTITIES[quantity].unit + ("/atom" if quantity == "energy" else "")
+        numbers = [f"{x:.4g}" for x in (factor * measures.mae, factor * measures.rmse, measures.r2)]
+        rows.append([name, quantity, unit, *numbers])
+    return rows
+
+
+def seconds_per_epoch(folder: Path) -> float:
+    """Time of the steps of an epoch, the first left out, from upstream's own record."""
+    times: dict[int, float] = defaultdict(float)
+    for path in (folder / "results").glob("*_train.txt"):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["mode"] == "opt":
+                times[entry["epoch"]] += entry["time"]
+    later = [time for epoch, time in times.items() if epoch > 0]
+    return sum(later) / len(later)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--foundation", type=Path, required=True)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--valid", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("fine_tuning"))
+    parser.add_argument("--seed", type=int, default=1)
+    steps = ("plain", "dipole", "born", "more", "timing")
+    parser.add_argument("--steps", nargs="+", choices=steps, default=steps)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    valid = read(args.valid, ":")
+    files = (f"--train_file={args.train}", f"--valid_file={args.valid}")
+    new = (f"--foundation_model={args.foundation}", *files)
+    rows = []
+    if "plain" in args.steps or "born" in args.steps or "more" in args.steps:
+        plain = train("plain", args, *new, *PLAIN)
+        rows += errors("plain", plain, valid) + errors("plain, rest", plain, valid[N_BORN:])
+    if "dipole" in args.steps:
+        rows += errors("dipole", train("dipole", args, *new, *PLAIN, "--dipole_weight=100"), valid)
+    for name, flags in (("born", ("--born_charges_weight=100",)), ("more", ())):
+        if name in args.steps:
+            parts = [args.output / f"{part}.xyz" for part in ("first", "rest")]
+            write(parts[0], [*read(args.train, ":"), *valid[:N_BORN]], format="extxyz")
+            write(parts[1], valid[N_BORN:], format="extxyz")
+            data = (f"--train_file={parts[0]}", f"--valid_file={parts[1]}")
+            weights = ("--energy_weight=100", "--forces_weight=100")
+            later = (f"--foundation_model={plain}", *data, *LATER, *weights, *flags)
+            rows += errors(f"{name}, rest", train(name, args, *later), valid[N_BORN:])
+    if rows:
+        header = ["model", "quantity", "unit", "MAE", "RMSE", "R2"]
+        for row in [header, *rows]:
+            print("".join(f"{cell:>14s}" for cell in row))
+        write_csv(args.output / "errors.csv", header, rows)
+    if "timing" in args.steps:
+        short = ("--max_num_epochs=3", "--lr=1e-4", "--head_growth_epochs=0")
+        times = {}
+        for mode in ("all", "head_only"):
+            train(mode, args, *new, *short, f"--training_mode={mode}")
+            times[mode] = seconds_per_epoch(args.output / mode)
+            print(f"{mode}: {times[mode]:.1f} s per epoch of training steps")
+        print(f"ratio {times['all'] / times['head_only']:.1f}")
+
+
+if __name__ == "__main__":
+    main()
