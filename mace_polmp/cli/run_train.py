@@ -22,40 +22,39 @@ _OTHER_LOSSES = ("dipole", "dipole_polar", "energy_forces_dipole")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Upstream's parser with the groups "Long-range electrostatics" and "Electrical labels …"."""
+    """Upstream's parser with groups for the head, electrical labels and fine-tuning.
+
+    What is not given is absent from the parsed arguments.
+    """
     from mace import tools
 
     from mace_polmp.training.options import UPSTREAM_FLAGS, TrainingOptions
     from mace_polmp.training.seams import extend_parser
 
     parser = tools.build_default_arg_parser()
-    extend_parser(parser, MODEL_NAME)
-    _add_flags(
-        parser, LongRangeOptions, "Long-range electrostatics", "lengths in Ang; a model to continue"
-    )
-    _add_flags(
-        parser,
-        TrainingOptions,
-        "Electrical labels and fine-tuning",
-        "as do --dipole_weight, --polarizability_weight and their --swa_... and --..._key, which "
-        "with this model have defaults of 0 and REF_dipole, REF_polarizability; a model",
-    )
-    # What was not given has another default with this model, or is refused if it disagrees.
-    parser.set_defaults(**dict.fromkeys((*UPSTREAM_FLAGS, "r_max")))
+    own = {f.name: f"{f.default or 0:g}" for f in fields(TrainingOptions) if "weight" in f.name}
+    own |= {f.name: str(f.default) for f in fields(TrainingOptions) if f.name.endswith("_key")}
+    notes = {name: f"{own[name]} with --model {MODEL_NAME}" for name in UPSTREAM_FLAGS}
+    notes["r_max"] = "a foundation model's own"
+    extend_parser(parser, MODEL_NAME, notes)
+    title = f"with --model {MODEL_NAME}; lengths in Ang"
+    _add_flags(parser, LongRangeOptions, "Long-range electrostatics", title)
+    title = f"with --model {MODEL_NAME}; dipoles and polarizabilities have flags above"
+    _add_flags(parser, TrainingOptions, "Electrical labels and fine-tuning", title)
     return parser
 
 
 def _add_flags(
     parser: argparse.ArgumentParser, options: type, title: str, description: str
 ) -> None:
-    """A group with a flag for each option that has a help; None stands for what is not given."""
-    group = parser.add_argument_group(title, f"with --model {MODEL_NAME}; {description}")
+    """A group with a flag for each option that has a help."""
+    group = parser.add_argument_group(title, description)
     for field in fields(options):
         if "help" not in field.metadata:
             continue
-        text = field.metadata["help"]
+        text, absent = field.metadata["help"], argparse.SUPPRESS
         if field.metadata["type"] is None:
-            group.add_argument(f"--{field.name}", action="store_true", default=None, help=text)
+            group.add_argument(f"--{field.name}", action="store_true", default=absent, help=text)
             continue
         choices = field.metadata["choices"]
         if field.default is not None:
@@ -64,7 +63,7 @@ def _add_flags(
             f"--{field.name}",
             type=_lenient(field.metadata["type"]),
             metavar=f"{{{','.join(map(str, choices))}}}" if choices else "VALUE",
-            default=None,
+            default=absent,
             help=text,
         )
 
@@ -108,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
         _run_upstream(args)
         return
     asked, training = asked_options(args), TrainingOptions.of(args)
+    args.r_max = getattr(args, "r_max", None)
     for name in _UNSUPPORTED:
         if getattr(args, name):
             raise InputError(f"--{name} does not work with --model {MODEL_NAME}; leave it out")
@@ -159,7 +159,7 @@ def _run_upstream(args: argparse.Namespace) -> None:
         raise InputError(f"--{changed[0]} needs --model {MODEL_NAME}, got --model {args.model}")
     defaults = tools.build_default_arg_parser()
     for name in (*UPSTREAM_FLAGS, "r_max"):
-        if getattr(args, name) is None:
+        if getattr(args, name, None) is None:
             setattr(args, name, defaults.get_default(name))
     upstream.run(args)
 

@@ -122,20 +122,29 @@ def _cells_of_slabs() -> Iterator[None]:
         yield
 
 
-def extend_parser(parser: argparse.ArgumentParser, model_name: str) -> None:
-    """Let upstream's --model accept one more name.
+def extend_parser(parser: argparse.ArgumentParser, model_name: str, notes: dict[str, str]) -> None:
+    """Let upstream's --model accept one more name, and forget some defaults of upstream's.
+
+    Args:
+        parser: upstream's.
+        model_name: the name.
+        notes: by flag whose default depends on the model, what it is with this one.
 
     Raises:
-        ImportError: the parser has no --model with choices.
+        ImportError: the parser has no --model with choices, or lacks one of the flags.
     """
-    for action in parser._actions:
-        if action.dest == "model" and action.choices is not None:
-            action.choices = [*action.choices, model_name]
-            return
-    raise ImportError(
-        f"mace_polmp works with mace-torch{TESTED_VERSIONS}; the installed one's training parser "
-        "has no --model with choices"
-    )
+    actions = {action.dest: action for action in parser._actions}
+    missing = [name for name in ("model", *notes) if name not in actions]
+    if missing or actions["model"].choices is None:
+        raise ImportError(
+            f"mace_polmp works with mace-torch{TESTED_VERSIONS}; the installed one's training "
+            f"parser has no --{(missing or ['model with choices'])[0]}"
+        )
+    actions["model"].choices = [*actions["model"].choices, model_name]
+    for name, note in notes.items():
+        action = actions[name]
+        action.help = f"{action.help} (default {action.default}; {note})"
+        action.default = argparse.SUPPRESS
 
 
 def train(
