@@ -55,10 +55,11 @@ class TrainingOptions:
     head_epochs: int | None = option(
         None, "epochs of the head alone with head_first, by default a quarter of all", int
     )
-    head_growth_epochs: int = option(
-        2,
-        "epochs in which a new head on a foundation model grows from next to nothing to its "
-        "natural size, while the backbone adapts; not with head_first and head_only",
+    head_growth_epochs: int | None = option(
+        None,
+        "epochs in which the backbone adapts to a new head, which grows from next to nothing to "
+        "its natural size in the first half of them; by default a quarter of all and at most 8; "
+        "with --training_mode all",
         int,
     )
     head_lr: float | None = option(

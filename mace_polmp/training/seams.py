@@ -52,6 +52,7 @@ from mace_polmp.training.options import TrainingOptions
 TESTED_VERSIONS = ">=0.3.16,<0.4"
 
 _DEFAULT_R_MAX = 5.0
+_MOST_GROWTH = 8  # epochs
 
 # mace.tools.train is a function that hides the module it comes from.
 upstream_loop = importlib.import_module("mace.tools.train")
@@ -328,7 +329,10 @@ class _Run:
                 )
             self._first(epochs, "Training the long-range head alone", settings, self._train_head)
         elif self._scaled < 1.0:
-            epochs = min(self._training.head_growth_epochs, last)
+            epochs = self._training.head_growth_epochs
+            if epochs is None:
+                epochs = min(_MOST_GROWTH, settings["max_num_epochs"] // 4)
+            epochs = min(epochs, last)
             self._first(epochs, "The long-range head grows", settings, self._grow_head)
         self._upstream["train"](**settings)
 

@@ -83,7 +83,7 @@ def test_the_loss_is_what_it_says_and_masks_what_is_missing(double):
                 error = own[name][0].detach().numpy().ravel() - atoms.info[f"REF_{name}"]
                 expected += WEIGHTS[name] * weight * (error**2).mean() / len(atoms)
         if "total_charge" in atoms.info:
-            error = float(own["charges"].sum()) - atoms.info["total_charge"]
+            error = float(own["charges"].detach().sum()) - atoms.info["total_charge"]
             expected += WEIGHTS["total_charge"] * weight * error**2 / len(atoms)
     from mace_polmp.modules.born_charges import born_charges
     from tests.helpers import make_batch
