@@ -26,10 +26,8 @@ from mace.data import utils as upstream_data_utils
 from mace.tools import tables_utils as upstream_tables
 from torch.nn.parallel import DistributedDataParallel
 
-from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.training.fine_tuning import (
-    Growth,
     check_carried_over,
     check_cutoff,
     inherit,
@@ -38,21 +36,16 @@ from mace_polmp.training.fine_tuning import (
     start_from,
     start_small,
 )
-from mace_polmp.training.head_only import (
-    CachedBackbone,
-    backbone_parameters,
-    cached_loader,
-    frozen,
-)
 from mace_polmp.training.labels import complete, with_labels
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
+from mace_polmp.training.phases import run_phases
+from mace_polmp.training.statistics import log_head
 
 TESTED_VERSIONS = ">=0.3.16,<0.4"
 
 _DEFAULT_R_MAX = 5.0
-_MOST_GROWTH = 8  # epochs
 
 # mace.tools.train is a function that hides the module it comes from.
 upstream_loop = importlib.import_module("mace.tools.train")
@@ -245,7 +238,7 @@ class _Run:
                 self._scaled = start_small(model, batches)
             else:
                 start_from(model, former, batches)
-        _log_head(model)
+        log_head(model)
         return model, output_args
 
     def get_params_options(
@@ -313,79 +306,8 @@ class _Run:
         return upstream(model, name)
 
     def train(self, **settings: Any) -> None:
-        """Upstream's loop over epochs, on the parameters that are to be trained."""
-        mode, swa = self._training.training_mode, settings["swa"]
-        # Upstream keeps the best model of the epochs before stage two: at least one is left.
-        last = (settings["max_num_epochs"] if swa is None else swa.start) - 1
-        if mode == "head_only":
-            self._train_head(settings)
-            return
-        if mode == "head_first":
-            epochs = self._training.head_epochs or max(1, last // 4)
-            if epochs > last:
-                raise InputError(
-                    f"--head_epochs {epochs} leaves no epoch for everything, before stage two if "
-                    f"there is one; give at most {last}"
-                )
-            self._first(epochs, "Training the long-range head alone", settings, self._train_head)
-        elif self._scaled < 1.0:
-            epochs = self._training.head_growth_epochs
-            if epochs is None:
-                epochs = min(_MOST_GROWTH, settings["max_num_epochs"] // 4)
-            epochs = min(epochs, last)
-            self._first(epochs, "The long-range head grows", settings, self._grow_head)
-        self._upstream["train"](**settings)
-
-    def _first(
-        self,
-        epochs: int,
-        what: str,
-        settings: dict[str, Any],
-        phase: Callable[[dict[str, Any]], None],
-    ) -> None:
-        """A phase of its own at the beginning; which epoch was the best is counted after it."""
-        if settings["start_epoch"] < epochs:
-            logging.info(f"{what}: epochs {settings['start_epoch']} to {epochs - 1}")
-            shorter = {"max_num_epochs": epochs, "swa": None, "patience": epochs + 1}
-            phase({**settings, **shorter})
-            settings["start_epoch"] = epochs
-            logging.info("Training everything")
-
-    def _grow_head(self, settings: dict[str, Any]) -> None:
-        """Upstream's loop while the head grows to its natural size."""
-        model, epochs = settings["model"], settings["max_num_epochs"]
-        growing = epochs * len(settings["train_loader"]) // 2
-        done = settings["start_epoch"] * len(settings["train_loader"])
-        growth = Growth(model, self._scaled, growing, max(0, growing - done))
-        handle = settings["optimizer"].register_step_post_hook(growth)
-        # Parameters of a distributed model cannot be frozen once it has been made.
-        head = [] if settings["distributed"] else model.head_parameters()
-        with frozen(head):
-            self._upstream["train"](**settings)
-        handle.remove()
-
-    def _train_head(self, settings: dict[str, Any]) -> None:
-        """Upstream's loop with a frozen backbone, on cached features where that is possible."""
-        model, directions = settings["model"], self._training.head_directions
-        obstacles = {
-            "--loss with stress or virials": any(
-                settings["output_args"][name] for name in ("stress", "virials")
-            ),
-            "--born_charges_weight": "born_charges" in self._training.used,
-        }
-        stopping = [name for name, there in obstacles.items() if there]
-        with frozen(backbone_parameters(model)):
-            if stopping:
-                logging.info(f"Features are not cached with {stopping[0]}")
-            elif directions > 0:
-                loader = cached_loader(
-                    model, settings["train_loader"], directions, self._seed, settings["device"]
-                )
-                if loader is not None:
-                    # Upstream's loop trains and evaluates this one in place of the model.
-                    cached = CachedBackbone(model)
-                    settings = {**settings, "train_loader": loader, "distributed_model": cached}
-            self._upstream["train"](**settings)
+        """Upstream's loop over epochs, in the phases that were asked for."""
+        run_phases(self._upstream["train"], settings, self._training, self._scaled, self._seed)
 
     def valid_err_log(
         self,
@@ -453,17 +375,6 @@ def _filter_by_weight(
 
 
 _filter_nonzero_weight = upstream_plots.filter_nonzero_weight
-
-
-def _log_head(model: MultipoleMACE) -> None:
-    head = sum(p.numel() for p in model.multipole_readouts.parameters())
-    total = sum(p.numel() for p in model.parameters())
-    lift = model.multipole_readouts.lift
-    logging.info(f"Long-range head: {model.long_range_options}")
-    logging.info(
-        f"Long-range head: {head} parameters of {total} ({100 * head / total:.1f} %); "
-        f"equivariant lift for l = {lift.degrees if lift is not None else 'none'}"
-    )
 
 
 def parse_eval_args() -> argparse.Namespace:

@@ -10,6 +10,8 @@ from ase.data import chemical_symbols
 from prettytable import PrettyTable
 from torch import Tensor
 
+from mace_polmp.modules import MultipoleMACE
+
 _MOST_BATCHES = 50
 
 
@@ -55,4 +57,16 @@ def log_multipoles(model: torch.nn.Module, loaders: dict[str, Any]) -> None:
     """Log multipole_table of training and validation data."""
     logging.info(
         "Multipoles, permanent plus induced, by element:\n" + str(multipole_table(model, loaders))
+    )
+
+
+def log_head(model: MultipoleMACE) -> None:
+    """Log the settings and the size of the long-range head."""
+    head = sum(p.numel() for p in model.head_parameters())
+    total = sum(p.numel() for p in model.parameters())
+    lift = model.multipole_readouts.lift
+    logging.info(f"Long-range head: {model.long_range_options}")
+    logging.info(
+        f"Long-range head: {head} parameters of {total} ({100 * head / total:.1f} %); "
+        f"equivariant lift for l = {lift.degrees if lift is not None else 'none'}"
     )
