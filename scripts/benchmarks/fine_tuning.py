@@ -4,10 +4,11 @@
     python scripts/benchmarks/fine_tuning.py --foundation mace_dipeptides_64x0e_r4.5.model \
         --train dipeptides_train.xyz --valid dipeptides_valid.xyz
 
-fine-tunes on energies and forces (plain), with dipoles as well (dipole), and with the first 20
-structures of the validation set and their Born charges (born), and compares the time per epoch of
-the whole model and of the head alone (timing). Steps that are done are not repeated. The errors of
-each model are printed and written as CSV; "rest" are the validation structures but those 20.
+fine-tunes on energies and forces (plain), with dipoles as well (dipole, and on from there with a
+larger weight), and with the first 20 structures of the validation set and their Born charges
+(born), and compares the time per epoch of the whole model and of the head alone (timing). Steps
+that are done are not repeated. The errors of each model are printed and written as CSV; "rest" are
+the validation structures but those 20.
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ LABELS = (
     "--head_lr=1e-2",
     "--head_growth_epochs=2",
     "--lr_scheduler_gamma=0.75",
+)
+MORE = (
+    "--max_num_epochs=5",
+    "--lr=1e-3",
+    "--head_lr=2e-3",
+    "--lr_scheduler_gamma=0.6",
+    "--dipole_weight=1000",
 )
 
 
@@ -119,8 +127,10 @@ def main() -> None:
         plain = train("plain", args, *new, *files, *PLAIN)
         rows += errors("plain", plain, valid) + errors("plain, rest", plain, valid[N_BORN:])
     if "dipole" in args.steps:
-        model = train("dipole", args, *new, *files, *LABELS, "--dipole_weight=1000")
+        model = train("dipole", args, *new, *files, *LABELS, "--dipole_weight=100")
         rows += errors("dipole", model, valid)
+        go_on = (f"--foundation_model={model}", *WEIGHTS, *files, *MORE)
+        rows += errors("dipole_more", train("dipole_more", args, *go_on), valid)
     if "born" in args.steps:
         parts = [args.output / f"{part}.xyz" for part in ("first", "rest")]
         write(parts[0], [*read(args.train, ":"), *valid[:N_BORN]], format="extxyz")
