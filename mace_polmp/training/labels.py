@@ -61,13 +61,11 @@ def check_labels(atoms: Atoms, keys: dict[str, str], constrained: bool, where: s
         InputError: a label that cannot be used, or a total charge that contradicts others.
     """
     labels = {name: electrical_label(atoms, name, key, where) for name, key in keys.items()}
-    total = labels.get("total_charge")
     if "total_charge" in keys:
         _check_total_charge(atoms, keys, labels, constrained, where)
-    found = {name for name, label in labels.items() if label is not None}
-    return {name for name in found if name == "total_charge" or _has_weight(atoms, name)} - (
-        {"total_charge"} if total is None else set()
-    )
+    return {
+        name for name, label in labels.items() if label is not None and _has_weight(atoms, name)
+    }
 
 
 def _check_total_charge(

