@@ -29,8 +29,6 @@ from mace_polmp.training.fine_tuning import check_cutoff
 from mace_polmp.training.labels import check_labels, check_presence
 from mace_polmp.training.options import TrainingOptions
 
-_FOUND = "mace_polmp_labels"  # where the labels of a frame that was read are noted
-
 
 def check_training_data(
     args: argparse.Namespace,
@@ -60,19 +58,21 @@ def check_training_data(
         if not settings["train_file"]:
             raise InputError("--train_file is missing; give the file with the training structures")
         trained: list[Atoms] = []
+        labelled: Counter[str] = Counter()
         for kind in ("train_file", "valid_file", "test_file"):
             for path in normalize_file_paths(settings[kind] or []):
-                frames = _check_file(path, settings, engine)
+                frames, counts = _check_file(path, settings, engine)
                 found = {int(z) for atoms in frames for z in atoms.numbers}
                 if kind == "train_file" and frames:
                     _check_atomic_energies(args, path, frames)
                     trained += frames
+                    labelled += counts
                 if kind == "test_file":
                     tests.append((path, found))
                 else:
                     elements.update(found)
         if not settings["replay"]:
-            _check_labels_exist(trained, settings, training)
+            _check_labels_exist(trained, labelled, str(settings["train_file"]), training)
     _check_test_elements(tests, elements)
     if foundation is not None:
         lacking = sorted(elements - {int(z) for z in foundation.atomic_numbers})
@@ -95,12 +95,10 @@ def _check_test_elements(tests: list[tuple[str, set[int]]], elements: set[int]) 
 
 
 def _check_labels_exist(
-    frames: list[Atoms], settings: dict[str, Any], training: TrainingOptions
+    frames: list[Atoms], counts: Counter[str], path: str, training: TrainingOptions
 ) -> None:
     """Refuse a weight of an electrical label that no training frame has, or no data could."""
-    path = str(settings["train_file"])
     if frames:
-        counts = Counter(name for atoms in frames for name in atoms.info.pop(_FOUND))
         check_presence(counts, training, len(frames), path, frames[0])
     elif "born_charges" in training.used:
         raise InputError(
@@ -188,12 +186,15 @@ def _check_atomic_energies(args: argparse.Namespace, path: str, frames: list[Ato
         )
 
 
-def _check_file(path: str, settings: dict[str, Any], engine: Electrostatics) -> list[Atoms]:
-    """Check a file; returns its frames, none for HDF5 and LMDB."""
+def _check_file(
+    path: str, settings: dict[str, Any], engine: Electrostatics
+) -> tuple[list[Atoms], Counter[str]]:
+    """Check a file; returns its frames, none for HDF5 and LMDB, and how many have each label."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
+    counts: Counter[str] = Counter()
     if not check_path_ase_read(path):
-        return []
+        return [], counts
     missing: dict[str, list[int]] = {}
     frames = read_structures(path)
     for number, atoms in enumerate(frames):
@@ -201,7 +202,7 @@ def _check_file(path: str, settings: dict[str, Any], engine: Electrostatics) -> 
         check_structure(atoms, where, engine=engine)
         for label in _missing_labels(atoms, settings, where):
             missing.setdefault(label, []).append(number)
-        atoms.info[_FOUND] = check_labels(atoms, settings["labels"], settings["constrained"], where)
+        counts.update(check_labels(atoms, settings["labels"], settings["constrained"], where))
     if missing:
         parts = [
             f"{label} in {len(numbers)} of {len(frames)} frames (first: {numbers[0]})"
@@ -211,7 +212,7 @@ def _check_file(path: str, settings: dict[str, Any], engine: Electrostatics) -> 
             f"{path}: lacks {' and '.join(parts)}; name the labels with --energy_key and "
             "--forces_key, or give such frames config_energy_weight=0 or config_forces_weight=0"
         )
-    return frames
+    return frames, counts
 
 
 def _missing_labels(atoms: Atoms, settings: dict[str, Any], where: str) -> list[str]:

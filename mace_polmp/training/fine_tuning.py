@@ -114,19 +114,15 @@ def check_carried_over(
     """
     dtype = next(backbone.parameters()).dtype
     reference = copy.deepcopy(foundation).to(device="cpu", dtype=dtype)
-    known = {int(z): index for index, z in enumerate(reference.atomic_numbers)}
-    columns = torch.tensor([known[int(z)] for z in backbone.atomic_numbers])
     largest = 0.0
     for data in batches:
-        attrs = data["node_attrs"]
-        other = dict(data, head=torch.zeros_like(data["head"]))
-        other["node_attrs"] = attrs.new_zeros(len(attrs), len(known)).index_copy(1, columns, attrs)
+        other = _seen_by(reference, backbone, data)
         with torch.no_grad():
             energies = [
                 model(dict(inputs), compute_force=False)["interaction_energy"]
                 for model, inputs in ((backbone, data), (reference, other))
             ]
-        difference = (energies[0] - energies[1]).abs().max() / len(attrs)
+        difference = (energies[0] - energies[1]).abs().max() / len(data["positions"])
         largest = max(largest, float(difference))
     logging.info(
         "Foundation model carried over: interaction energies differ by at most "
@@ -157,15 +153,16 @@ def start_small(model: MultipoleMACE, batches: list[Data]) -> float:
     else:  # charges that have to be there are no start
         batches = [d for d in batches if float(d["total_charge"].abs().max()) == 0.0]
     total = 1.0
+    energy, force = _effect(model, None, batches)
     for _ in range(8):
-        energy, force = _effect(model, None, batches)
         excess = max(energy / _ENERGY, force / _FORCE)
         if excess <= 1.0:
             break
         scale = 0.8 * min(1.0, excess**-0.5)
         readouts.rescale(scale)
         total *= scale
-    _log_start(*_effect(model, None, batches))
+        energy, force = _effect(model, None, batches)
+    _log_start(energy, force)
     return total
 
 
@@ -206,12 +203,6 @@ def start_from(model: MultipoleMACE, foundation: MultipoleMACE, batches: list[Da
     if isinstance(model.long_range_options.epsilon_infinity, str):
         model.set_permittivity(foundation.permittivity())
     reference = copy.deepcopy(foundation).to(next(model.parameters()).dtype).to("cpu")
-    known = [int(z) for z in reference.atomic_numbers]
-    columns = torch.tensor([known.index(int(z)) for z in model.atomic_numbers])
-    for data in batches:
-        attrs = data["node_attrs"]
-        wide = attrs.new_zeros(len(attrs), len(known)).index_copy(1, columns, attrs)
-        data["foundation_attrs"] = wide
     for _ in range(12):
         energy, force = _effect(model, reference, batches)
         if not new or max(energy / _ENERGY, force / _FORCE) <= 1.0:
@@ -228,13 +219,20 @@ def _effect(
     for data in batches:
         found, forces = _long_range(model, data)
         if reference is not None:
-            other = dict(data, node_attrs=data["foundation_attrs"])
-            other["head"] = torch.zeros_like(data["head"])
-            before = _long_range(reference, other)
+            before = _long_range(reference, _seen_by(reference, model, data))
             found, forces = found - before[0], forces - before[1]
         energy = max(energy, float(found.abs().max()) / len(forces))
         force = max(force, float(forces.abs().max()))
     return energy, force
+
+
+def _seen_by(foundation: torch.nn.Module, model: torch.nn.Module, data: Data) -> Data:
+    """Data of a model as its foundation model takes them: all of its elements, its one head."""
+    known = foundation.atomic_numbers.tolist()
+    columns = torch.tensor([known.index(z) for z in model.atomic_numbers.tolist()])
+    attrs = data["node_attrs"]
+    wide = attrs.new_zeros(len(attrs), len(known)).index_copy(1, columns, attrs)
+    return dict(data, node_attrs=wide, head=torch.zeros_like(data["head"]))
 
 
 def _long_range(model: MultipoleMACE, data: Data) -> tuple[Tensor, Tensor]:

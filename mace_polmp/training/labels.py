@@ -32,7 +32,7 @@ def electrical_label(atoms: Atoms, name: str, key: str, where: str) -> np.ndarra
             raise InputError(f"{where}: the total charge '{key}' is {found}, not one finite number")
         return np.asarray(found, dtype=float)
     label = check_label(found, name, atoms, f"{where} ('{key}')")
-    if label is None or not _has_weight(atoms, name):
+    if label is None or _weight(atoms, name) <= 0:
         return label
     if name in _OPEN_ONLY and atoms.pbc.any():
         raise InputError(
@@ -64,7 +64,7 @@ def check_labels(atoms: Atoms, keys: dict[str, str], constrained: bool, where: s
     if "total_charge" in keys:
         _check_total_charge(atoms, keys, labels, constrained, where)
     return {
-        name for name, label in labels.items() if label is not None and _has_weight(atoms, name)
+        name for name, label in labels.items() if label is not None and _weight(atoms, name) > 0
     }
 
 
@@ -109,8 +109,9 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _has_weight(atoms: Atoms, name: str) -> bool:
-    return float(np.max(atoms.info.get(f"config_{name}_weight", 1.0))) > 0
+def _weight(atoms: Atoms, name: str) -> float:
+    """What a frame says its label counts, the largest where it says so for each component."""
+    return float(np.max(atoms.info.get(f"config_{name}_weight", 1.0)))
 
 
 def with_labels(atoms: Atoms, keys: dict[str, str]) -> Atoms:
@@ -138,20 +139,19 @@ def complete(config: Configuration, atoms: Atoms, keys: dict[str, str]) -> Confi
 
     Args:
         config: upstream's configuration of the frame, changed in place.
-        atoms: the frame.
+        atoms: the frame, as with_labels made it.
         keys: of each label in use.
     """
     for name in ("born_charges", "total_charge"):
         if name not in keys:
             continue
-        label = electrical_label(atoms, name, keys[name], "structure")
-        weight = float(np.max(atoms.info.get(f"config_{name}_weight", 1.0)))
-        weight = 0.0 if label is None else weight
+        label = find_label(atoms, keys[name])
+        weight = 0.0 if label is None else _weight(atoms, name)
         config.properties[f"{name}_weight"] = np.array(weight)
         config.property_weights[name] = config.property_weights[f"{name}_weight"] = weight
         if name == "born_charges":
             shape = (len(atoms), *QUANTITIES[name].shape)
-            config.properties[name] = np.zeros(shape) if label is None else label
+            config.properties[name] = np.zeros(shape) if label is None else label.reshape(shape)
     return config
 
 

@@ -50,23 +50,25 @@ _DEFAULT_R_MAX = 5.0
 # mace.tools.train is a function that hides the module it comes from.
 upstream_loop = importlib.import_module("mace.tools.train")
 
+# Methods of _Run by these names stand in for upstream's functions.
+_IN_TRAINING = (
+    "configure_model",
+    "create_error_table",
+    "get_loss_fn",
+    "get_params_options",
+    "get_swa",
+    "inject_LoRAs",
+    "remove_pt_head",
+)
 _REPLACED = {
-    upstream_train: (
-        "configure_model",
-        "create_error_table",
-        "get_loss_fn",
-        "get_params_options",
-        "get_swa",
-        "inject_LoRAs",
-        "remove_pt_head",
-        "run",
-    ),
+    upstream_train: (*_IN_TRAINING, "run"),
     upstream_tools: ("train",),
     upstream_loop: ("MACELoss", "valid_err_log"),
     upstream_tables: ("evaluate",),
     upstream_data_utils: ("config_from_atoms",),
     upstream_plots: ("filter_nonzero_weight",),
     upstream_eval: ("get_model_output", "parse_args", "run"),
+    upstream_eval.data: ("config_from_atoms",),
     upstream_data: ("get_neighborhood",),
 }
 
@@ -160,7 +162,7 @@ def train(
     if args.r_max is None:
         args.r_max = _DEFAULT_R_MAX
     with (
-        _replaced(upstream_train, **{name: getattr(run, name) for name in run.in_training}),
+        _replaced(upstream_train, **{name: getattr(run, name) for name in _IN_TRAINING}),
         _replaced(upstream_tools, train=run.train),
         _replaced(upstream_loop, MACELoss=ElectricalMetrics, valid_err_log=run.valid_err_log),
         _replaced(upstream_tables, evaluate=run.evaluate),
@@ -178,16 +180,6 @@ class _Run:
         asked, training, after_evaluation: as of train.
         args: upstream's arguments, with the cutoff that was asked for or None.
     """
-
-    in_training = (
-        "configure_model",
-        "create_error_table",
-        "get_loss_fn",
-        "get_params_options",
-        "get_swa",
-        "inject_LoRAs",
-        "remove_pt_head",
-    )
 
     def __init__(
         self,
