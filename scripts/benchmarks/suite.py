@@ -1,0 +1,223 @@
+"""The accuracy benchmarks: data sets, variants and runs as configs/benchmarks describes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from ase import Atoms
+from ase.io import write
+
+from mace_polmp.errors import InputError
+from mace_polmp.structures import read_structures
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "benchmarks"
+PACKAGE_DATA = Path(__file__).parents[2] / "mace_polmp" / "data"
+# Files of CONFIGS that are not a data set each.
+_SHARED = ("common", "variants")
+PARTS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class System:
+    """One data set to train on, with the settings of its file.
+
+    Attributes:
+        name: of the data set.
+        files: train, and valid and test or test_frames; or all and test_frames.
+        settings: the file it is described in.
+    """
+
+    name: str
+    files: dict[str, Any]
+    settings: dict[str, Any] = field(repr=False)
+
+    @property
+    def energies_per_atom(self) -> bool:
+        return bool(self.settings["energies"] == "atom")
+
+    def trains_on_everything(self, part: str) -> bool:
+        """Whether the frames that choices are made on are trained on for the final figures."""
+        hold_out = self.settings.get("hold_out", {})
+        return part == "test" and bool(hold_out.get("only_for_choices", False))
+
+    def folder(self, output: Path, part: str) -> Path:
+        """Where its data and runs are; models that saw different frames are kept apart."""
+        choices = "hold_out" in self.settings and self.settings["hold_out"].get("only_for_choices")
+        return output / (f"{self.name}_choices" if choices and part == "valid" else self.name)
+
+
+def systems_by_name() -> dict[str, list[System]]:
+    """{name of a file or of a system in it: systems}."""
+    found: dict[str, list[System]] = {}
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        if path.stem in _SHARED:
+            continue
+        settings = yaml.safe_load(path.read_text())
+        systems = [System(name, files, settings) for name, files in settings["systems"].items()]
+        found[path.stem] = systems
+        found.update({system.name: [system] for system in systems})
+    return found
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """{published name: flags}, as variants.yaml has them."""
+    return dict(yaml.safe_load((CONFIGS / "variants.yaml").read_text()))
+
+
+def training_flags(system: System, variant: str) -> dict[str, Any]:
+    """The flags of mace_run_train of a variant on a data set, without those of stages."""
+    common = yaml.safe_load((CONFIGS / "common.yaml").read_text())
+    own = dict(variants()[variant])
+    flags = {**common["training"], **system.settings.get("training", {})}
+    if own.pop("head", True):
+        flags.update(common["head"], **system.settings.get("head", {}))
+    return {**flags, **own}
+
+
+def stages(system: System) -> list[dict[str, Any]]:
+    """Flags of each stage of the training, one after the other."""
+    return list(system.settings.get("stages", [{}]))
+
+
+def prepare(system: System, data_dir: Path, output: Path, part: str) -> dict[str, Path]:
+    """Write the parts of a data set, the same for every variant and seed: {part: file}.
+
+    Raises:
+        FileNotFoundError: a file is in neither data_dir nor the package.
+        InputError: a file that cannot be read, or too few frames.
+    """
+    folder = system.folder(output, part)
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = _split(system, data_dir, part)
+    paths = {}
+    for name, chosen in frames.items():
+        paths[name] = folder / f"{name}.xyz"
+        temporary = folder / f".{name}.xyz"
+        write(temporary, chosen, format="extxyz")
+        os.replace(temporary, paths[name])
+    return paths
+
+
+def _split(system: System, data_dir: Path, part: str) -> dict[str, list[Atoms]]:
+    generator = np.random.default_rng(0)
+    files, hold_out = system.files, system.settings.get("hold_out", {})
+    frames = _read(files.get("train", files.get("all")), data_dir)
+    out: dict[str, list[Atoms]] = {}
+    if "test" in files:
+        out["test"] = sum(_read(files["test"], data_dir), [])
+    elif "test_frames" in files:
+        (frames[0], out["test"]) = _take(frames[0], files["test_frames"], generator)
+    if "valid" in files:
+        out["valid"] = sum(_read(files["valid"], data_dir), [])
+    elif system.trains_on_everything(part):
+        out["valid"] = sum(frames, [])
+    else:
+        key = hold_out.get("farthest")
+        pairs = [_take(group, hold_out["count"], generator, key) for group in frames]
+        frames = [kept for kept, _ in pairs]
+        out["valid"] = sum((taken for _, taken in pairs), [])
+    out["train"] = sum(frames, [])
+    if not out["train"] or not out["valid"]:
+        raise InputError(f"{system.name}: too few frames to hold out what its settings ask for")
+    return out
+
+
+def _read(names: str | list[str], data_dir: Path) -> list[list[Atoms]]:
+    """The frames of each file."""
+    out = []
+    for name in [names] if isinstance(names, str) else names:
+        places = [data_dir / name, PACKAGE_DATA / name]
+        path = next((p for p in places if p.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"{name} is not in {data_dir}; name its folder with --data_dir")
+        out.append(read_structures(path))
+    return out
+
+
+def _take(
+    frames: list[Atoms], count: float, generator: np.random.Generator, farthest: str | None = None
+) -> tuple[list[Atoms], list[Atoms]]:
+    """Frames without those that are taken, and these: at random or with the largest info[key]."""
+    number = max(1, round(count * len(frames))) if count < 1 else int(count)
+    order = generator.permutation(len(frames))
+    if farthest is not None:
+        order = np.argsort([-frame.info[farthest] for frame in frames])
+    taken = set(order[:number].tolist())
+    kept = [frame for i, frame in enumerate(frames) if i not in taken]
+    return kept, [frames[i] for i in sorted(taken)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a variant on a data set with a seed."""
+
+    system: System
+    variant: str
+    seed: int
+    output: Path
+    part: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.system.name}/{self.variant}/seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.system.folder(self.output, self.part) / self.variant / f"seed{self.seed}"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "m.model"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / f"result_{self.part}.json"
+
+    def stage_done(self, number: int) -> Path:
+        return self.folder / f"stage{number}.done"
+
+    def settings(self, files: dict[str, Path], stage: dict[str, Any]) -> dict[str, Any]:
+        """What the file given to mace_run_train --config holds."""
+        return {
+            "name": "m",
+            "seed": self.seed,
+            "work_dir": str(self.folder),
+            "train_file": str(files["train"]),
+            "valid_file": str(files["valid"]),
+            "restart_latest": True,
+            **training_flags(self.system, self.variant),
+            **stage,
+        }
+
+    def load_result(self) -> dict[str, Any]:
+        return dict(json.loads(self.result.read_text()))
+
+
+def learning_curve(folder: Path) -> list[dict[str, Any]]:
+    """Upstream's record of each validation, in order; the last one of an epoch that was redone."""
+    found = {}
+    for path in sorted((folder / "results").glob("*_train.txt")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["mode"] == "eval" and entry["epoch"] is not None:
+                found[entry["epoch"]] = entry
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def seconds_per_epoch(folder: Path) -> float:
+    """Mean time of the steps of an epoch, the first one of the record left out."""
+    times: dict[int, float] = defaultdict(float)
+    for path in (folder / "results").glob("*_train.txt"):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["mode"] == "opt":
+                times[entry["epoch"]] += entry["time"]
+    later = [time for epoch, time in times.items() if epoch > 0]
+    return sum(later) / len(later) if later else float("nan")

@@ -1,0 +1,145 @@
+"""The accuracy benchmarks: how runs are composed, and a small matrix from data to plots."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read, write
+
+from mace_polmp.cli.quickstart import data_file
+from mace_polmp.cli.run_train import asked_options, build_parser
+from mace_polmp.modules import LongRangeOptions
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from benchmarks import suite  # noqa: E402  a script's folder, not a package
+
+DATA = sorted({s.name for systems in suite.systems_by_name().values() for s in systems})
+SMALL = ["--max_num_epochs=2", "--num_channels=4", "--eval_interval=1", "--max_ell=1"]
+
+
+def system(name):
+    return suite.systems_by_name()[name][0]
+
+
+def start(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPTS / "run_benchmarks.py", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("variant", suite.variants())
+@pytest.mark.parametrize("name", DATA)
+def test_every_variant_of_every_data_set_is_a_valid_training(name, variant, tmp_path):
+    parser = build_parser()
+    for stage in suite.stages(system(name)):
+        path = tmp_path / "config.yaml"
+        run = suite.Run(system(name), variant, 1, tmp_path, "test")
+        files = {"train": tmp_path / "train.xyz", "valid": tmp_path / "valid.xyz"}
+        settings = run.settings(files, stage)
+        path.write_text(json.dumps(settings))  # JSON is YAML
+        args, unknown = parser.parse_known_args(["--config", str(path)])
+        assert not unknown
+        assert (args.model == "MACE") == (variant == "sr")
+        if variant != "sr":
+            options = LongRangeOptions(**asked_options(args))
+            lmax = {"les": 0, "uQ": 2, "uQiqiu": 2, "anisotropic": 2}.get(variant, 1)
+            assert options.multipole_lmax == lmax
+            assert options.induces_charges == (variant in ("uiq", "uiqiu", "uQiqiu", "anisotropic"))
+            assert options.induces_dipoles == (variant in ("uiu", "uiqiu", "uQiqiu", "anisotropic"))
+
+
+def test_variants_of_a_data_set_have_the_same_backbone_and_budget():
+    for name in DATA:
+        head = {"model", *LongRangeOptions.__dataclass_fields__}
+        plain = [
+            {k: v for k, v in suite.training_flags(system(name), variant).items() if k not in head}
+            for variant in suite.variants()
+        ]
+        extra = {k: v for k, v in plain[-1].items() if plain[0].get(k, v) != v}
+        assert not extra, name
+
+
+def test_parts_are_disjoint_and_the_same_each_time(tmp_path):
+    frames = read(data_file("train"), ":")[:40]
+    write(tmp_path / "water_rpbe_d3.xyz", frames)
+    parts = [
+        suite.prepare(system("water"), tmp_path, tmp_path / out, "test") for out in ("one", "two")
+    ]
+    found = {}
+    for name in ("train", "valid", "test"):
+        first, second = (read(files[name], ":") for files in parts)
+        assert first == second
+        found[name] = [frame.positions.tobytes() for frame in first]
+    everything = sum(found.values(), [])
+    assert [len(found[name]) for name in ("train", "valid", "test")] == [27, 3, 10]
+    assert len(set(everything)) == 40
+
+
+def test_dimers_hold_out_the_farthest_frames_for_choices_only(tmp_path):
+    for part, number in (("train", 6), ("test", 2)):
+        frames = read(data_file("train"), ":")[:number]
+        for distance, frame in enumerate(frames):
+            frame.info["distance"] = float(distance)
+        write(tmp_path / f"dimers_CC_{part}.xyz", frames)
+    choices = suite.prepare(system("dimers_CC"), tmp_path, tmp_path / "out", "valid")
+    distances = [frame.info["distance"] for frame in read(choices["valid"], ":")]
+    assert sorted(distances) == [3.0, 4.0, 5.0]
+    assert len(read(choices["train"], ":")) == 3
+    final = suite.prepare(system("dimers_CC"), tmp_path, tmp_path / "out", "test")
+    assert len(read(final["train"], ":")) == 6
+    assert final["train"].parent != choices["train"].parent
+
+
+def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):
+    for part, stop in (("train", 24), ("valid", 12), ("far", 6)):
+        write(tmp_path / f"water_ions_{part}.xyz", read(data_file(part), f":{stop}"))
+    command = ["--data=water_ions", "--variants", "sr", "les", "--seeds", 1, 2]
+    command += ["--data_dir", tmp_path, "--output", "out", "--", *SMALL]
+    result = start(tmp_path, *command)
+    assert result.returncode == 0, result.stderr
+    out = tmp_path / "out"
+    with open(out / "errors.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["variant"], r["seed"]) for r in rows} == {
+        (v, s) for v in ("sr", "les") for s in "12"
+    }
+    assert {r["quantity"] for r in rows if r["variant"] == "les"} == {"energy", "forces", "dipole"}
+    assert all(float(r["RMSE"]) > 0 and int(r["epochs"]) == 2 for r in rows)
+    table = (out / "errors.md").read_text()
+    mine = [float(r["RMSE"]) for r in rows if (r["variant"], r["quantity"]) == ("les", "forces")]
+    mean, half = np.mean(mine), 0.5 * np.ptp(mine)
+    assert f"{mean:.3g} ± {half:.2g}" in table
+    for name in ("errors", "learning", "parity_dipole"):
+        assert (out / f"{name}_water_ions.png").stat().st_size > 5000
+
+    model = out / "water_ions" / "les" / "seed1" / "m.model"
+    before = model.stat().st_mtime_ns
+    again = start(tmp_path, *command)
+    assert again.returncode == 0, again.stderr
+    assert model.stat().st_mtime_ns == before
+    assert (out / "errors.md").read_text() == table
+
+
+def test_missing_files_and_failed_runs_are_named(tmp_path):
+    result = start(tmp_path, "--data=water", "--variants=sr")
+    assert result.returncode != 0
+    assert "water_rpbe_d3.xyz is not in data; name its folder with --data_dir" in result.stderr
+    assert "Traceback" not in result.stderr
+    for part in ("train", "valid", "far"):
+        write(tmp_path / f"water_ions_{part}.xyz", read(data_file(part), ":2"))
+    result = start(tmp_path, "--data_dir=.", "--variants=les", "--", "--smearing=-1")
+    assert result.returncode == 1
+    assert "water_ions/les/seed1 failed: see" in result.stderr
+    log = tmp_path / "benchmarks" / "water_ions" / "les" / "seed1" / "training.out"
+    assert "smearing must be a positive" in log.read_text()
