@@ -12,6 +12,7 @@ from mace import data, modules, tools
 from mace.tools import torch_geometric
 
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from mace_polmp.modules.electronegativity import electropositivity
 
 ELEMENTS = [1, 8, 11, 17]
 
@@ -63,6 +64,13 @@ def random_model(
     with torch.no_grad():
         for parameter in (*readouts.network[-1].parameters(), *readouts.linear.parameters()):
             parameter *= boost
+        ions = torch.tensor(electropositivity(model.atomic_numbers.tolist()))
+        readouts.element_bias[:, 0] = 0.3 * ions
+        last = readouts.network[-1]
+        for charge in (last.weight[0], last.bias[0], readouts.linear.weight[0]):
+            charge *= 3.0
+        if readouts.transfer is not None:  # which would let atoms fall into each other
+            readouts.transfer.rescale(0.1)
         readouts.element_bias[:, 1:] += 1.6  # larger response coefficients
     return model
 

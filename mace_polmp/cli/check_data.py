@@ -86,29 +86,46 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _labels(frames: list[Atoms], keys: dict[str, str], report: Report) -> dict[str, int]:
-    """How many frames have each label; wrong ones are problems."""
+    """How many frames have each label that a training could use; wrong ones are problems."""
     from mace_polmp.calculators.comparison import check_label
     from mace_polmp.structures import find_label
+    from mace_polmp.training.labels import electrical_label
 
     counts = {}
     for name, key in keys.items():
-        counts[name] = 0
+        there, refused, lacking = 0, [], 0
         for number, atoms in enumerate(frames):
             try:
                 label = check_label(find_label(atoms, key), name, atoms, f"frame {number}")
             except InputError as error:
                 report.problems.append(str(error))
                 continue
-            counts[name] += label is not None
-        report.rows.append((f"{name} ({key})", f"{counts[name]} of {len(frames)} frames"))
-    for name in ("energy", "forces"):
-        isolated = sum(len(atoms) == 1 for atoms in frames) if name == "forces" else 0
-        if counts[name] + isolated < len(frames):
+            there += label is not None
+            lacking += label is None and _is_needed(atoms, name)
+            if name in _WEIGHTS:
+                try:
+                    electrical_label(atoms, name, key, f"frame {number}")
+                except InputError as error:
+                    refused.append(str(error))
+        report.rows.append((f"{name} ({key})", f"{there} of {len(frames)} frames"))
+        if lacking:
             report.problems.append(
-                f"{len(frames) - counts[name]} frames lack {keys[name]}: name it with "
-                f"--{name}_key, or give such frames config_{name}_weight=0"
+                f"{lacking} frames lack {key}: name it with --{name}_key, or give such frames "
+                f"config_{name}_weight=0"
             )
+        if refused:
+            more = f"; so do {len(refused) - 1} more" if len(refused) > 1 else ""
+            report.notes.append(f"not for --{name}_weight: {refused[0]}{more}")
+        counts[name] = 0 if refused else there
     return counts
+
+
+def _is_needed(atoms: Atoms, name: str) -> bool:
+    """Whether a training with the default weights refuses a frame without this label."""
+    if name == "forces" and len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom":
+        return False
+    wanted = name in ("energy", "forces")
+    return wanted and float(atoms.info.get(f"config_{name}_weight", 1.0)) > 0
 
 
 def _composition(frames: list[Atoms], report: Report) -> None:
@@ -207,9 +224,16 @@ def _energies(frames: list[Atoms], key: str, report: Report) -> None:
 
 
 def _charges(frames: list[Atoms], key: str, report: Report) -> set[float]:
-    from mace_polmp.structures import find_label
+    from mace_polmp.training.labels import electrical_label
 
-    found = Counter(float(find_label(atoms, key) or 0.0) for atoms in frames)
+    found: Counter[float] = Counter()
+    for number, atoms in enumerate(frames):
+        try:
+            label = electrical_label(atoms, "total_charge", key, f"frame {number}")
+        except InputError as error:
+            report.problems.append(str(error))
+            continue
+        found[0.0 if label is None else float(label)] += 1
     report.rows.append(
         (f"total charge ({key})", ", ".join(f"{q:g} e: {n}" for q, n in sorted(found.items())))
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.engine import acting_on_charges
 from mace_polmp.modules.born_charges import labelled_born_charges
+from mace_polmp.modules.convolutions import Edges
 from mace_polmp.modules.observables import (
     atomic_dipoles,
     charge_shift,
@@ -26,7 +27,7 @@ from mace_polmp.modules.observables import (
     total_polarizability,
 )
 from mace_polmp.modules.options import LEARN, LongRangeOptions
-from mace_polmp.modules.readouts import Edges, MultipoleReadouts
+from mace_polmp.modules.readouts import MultipoleReadouts
 
 # What calculators and files show of the model's electrical outputs: per atom or per structure,
 # and the shape of one.
@@ -40,7 +41,7 @@ ELECTRICAL_OUTPUTS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "long_range_energy": (False, ()),
 }
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
@@ -105,6 +106,7 @@ class MultipoleMACE(ScaleShiftMACE):
             atomic_numbers=self.atomic_numbers.tolist(),
             n_radial=int(self.radial_embedding.out_dim),
             avg_num_neighbors=float(self.interactions[0].avg_num_neighbors),
+            cutoff=float(self.r_max),
             initial_scale=initial_scale,
         )
         reference = next(self.node_embedding.parameters())
@@ -112,6 +114,16 @@ class MultipoleMACE(ScaleShiftMACE):
         if options.epsilon_infinity == LEARN:
             # ε∞ = 1 + softplus of this
             self.raw_permittivity = torch.nn.Parameter(reference.new_zeros(()))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.format_version < 2:  # before charges moved along edges
+            self.format_version = FORMAT_VERSION
+            self.long_range_options = replace(self.long_range_options, charge_readout="atomic")
+            readouts = self.multipole_readouts
+            readouts.options = self.long_range_options
+            readouts.transfer = None
+            readouts.register_buffer("orientation", torch.ones_like(readouts.element_bias[0, 0]))
 
     @property
     def epsilon_infinity(self) -> Tensor | float:

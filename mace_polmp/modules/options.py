@@ -56,6 +56,13 @@ class LongRangeOptions:
     multipole_lmax: int = option(
         2, "highest latent multipole: 0 charges, 1 and dipoles, 2 and quadrupoles", int, (0, 1, 2)
     )
+    charge_readout: str = option(
+        "transfer",
+        "charges read from each atom alone, or also moved along edges from one atom to another, "
+        "which keeps molecules neutral until the data say otherwise",
+        str,
+        ("transfer", "atomic"),
+    )
     induced: str = option(
         "both",
         "linear response to the potential (induced charges) and the field (induced dipoles)",

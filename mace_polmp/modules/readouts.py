@@ -3,109 +3,32 @@
 Scalars of all layers feed one small network; vectors (1o) and tensors (2e) of all layers are mixed
 and weighted by it. What l a backbone lacks — the last layer keeps only scalars, a one-layer or
 a 128x0e model has nothing else — comes from a light equivariant lift, one convolution of
-the node scalars with the spherical harmonics of the edges.
+the node scalars with the spherical harmonics of the edges. Charges are a sum of what the atoms
+have of their own and what moves along edges.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import mace  # noqa: F401  before e3nn, whose constants load only after mace has been imported
 import torch
 from e3nn import o3
 from e3nn.io import CartesianTensor
-from mace.tools.scatter import scatter_sum
 from torch import Tensor
 
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
+from mace_polmp.modules.convolutions import CHANNELS, HIDDEN, ChargeTransfer, Edges, EquivariantLift
 from mace_polmp.modules.electronegativity import electropositivity
 from mace_polmp.modules.options import LongRangeOptions
 
-_HIDDEN = 32
-_CHANNELS = 16
-
 # The size of an output at a network value of one: e, e Å, e Å², e²/eV, e² Å²/eV.
 _CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.02, 0.02, 0.01, 0.05
-# Charges start at this fraction of their size: 0.3 e per unit of electronegativity.
-_CHARGE_START = 0.3
+# Charges of atoms start at this fraction of their size, e per unit of electronegativity: where
+# charge moves along edges as well, and where it does not.
+_CHARGE_START = {"transfer": 0.1, "atomic": 0.3}
 # Softplus of this is where response coefficients start: 0.18 of the sizes above.
 _RESPONSE_START = -1.6
-
-
-@dataclass(frozen=True)
-class Edges:
-    """The edges of the graph as the lift sees them.
-
-    Attributes:
-        index: [2, n_edges], sender and receiver.
-        vectors: [n_edges, 3], receiver minus sender, Å.
-        features: [n_edges, n_radial], the backbone's radial embedding, zero at the cutoff.
-        cutoff: [n_edges, 1], the backbone's cutoff function where features do not contain it.
-    """
-
-    index: Tensor
-    vectors: Tensor
-    features: Tensor
-    cutoff: Tensor | None
-
-
-class EquivariantLift(torch.nn.Module):
-    """V_i[c, lm] = Σ_j R_cl(r_ij) h_jc Y_lm(r_ij)/√(mean number of neighbours).
-
-    Args:
-        n_scalars: node scalars it reads.
-        n_radial: width of the radial embedding.
-        degrees: the l wanted.
-        avg_num_neighbors: the backbone's.
-    """
-
-    def __init__(
-        self, n_scalars: int, n_radial: int, degrees: list[int], avg_num_neighbors: float
-    ) -> None:
-        super().__init__()
-        self.degrees = degrees
-        self.norm = 1.0 / math.sqrt(max(avg_num_neighbors, 1.0))
-        self.node_linear = torch.nn.Linear(n_scalars, _CHANNELS)
-        # No bias: with the radial embedding the messages vanish smoothly at the cutoff.
-        self.radial = torch.nn.Sequential(
-            torch.nn.Linear(n_radial, _HIDDEN, bias=False),
-            torch.nn.SiLU(),
-            torch.nn.Linear(_HIDDEN, _CHANNELS * len(degrees), bias=False),
-        )
-        self.messages = torch.nn.Identity()  # what passes here is one message per edge
-        self.harmonics = o3.SphericalHarmonics(degrees, normalize=True, normalization="component")
-
-    def take_over(self, other: EquivariantLift) -> None:
-        """Become what another lift of the same backbone is, for the degrees that it has."""
-        self.node_linear.load_state_dict(other.node_linear.state_dict())
-        self.radial[0].load_state_dict(other.radial[0].state_dict())
-        last, before = self.radial[-1].weight, other.radial[-1].weight
-        with torch.no_grad():
-            for position, degree in enumerate(other.degrees):
-                if degree in self.degrees:
-                    mine = self.degrees.index(degree) * _CHANNELS
-                    rows = before[position * _CHANNELS : (position + 1) * _CHANNELS]
-                    last[mine : mine + _CHANNELS] = rows.to(last)
-
-    def forward(self, scalars: Tensor, edges: Edges) -> dict[int, Tensor]:
-        """{l: [n_atoms, channels, 2l + 1]}."""
-        sender, receiver = edges.index[0], edges.index[1]
-        radial = self.radial(edges.features)
-        if edges.cutoff is not None:
-            radial = radial * edges.cutoff
-        weights = radial.view(-1, len(self.degrees), _CHANNELS)
-        weights = weights * (self.norm * self.node_linear(scalars))[sender][:, None]
-        harmonics = self.harmonics(edges.vectors)
-        out, start = {}, 0
-        for position, degree in enumerate(self.degrees):
-            width = 2 * degree + 1
-            part = harmonics[:, None, start : start + width]
-            messages = self.messages((weights[:, position, :, None] * part).flatten(1))
-            summed = scatter_sum(messages, receiver, dim=0, dim_size=scalars.shape[0])
-            out[degree] = summed.view(-1, _CHANNELS, width)
-            start += width
-        return out
 
 
 class MultipoleReadouts(torch.nn.Module):
@@ -117,11 +40,13 @@ class MultipoleReadouts(torch.nn.Module):
         atomic_numbers: the model's elements.
         n_radial: width of the backbone's radial embedding.
         avg_num_neighbors: the backbone's.
+        cutoff: the backbone's, Å.
         initial_scale: size of the initial multipoles and coefficients, 1 for a model trained from
             scratch. Never 0: the energy is quadratic in the multipoles and has no gradient there.
     """
 
     _quadrupole_basis: Tensor
+    orientation: Tensor
 
     def __init__(
         self,
@@ -130,6 +55,7 @@ class MultipoleReadouts(torch.nn.Module):
         atomic_numbers: list[int],
         n_radial: int,
         avg_num_neighbors: float,
+        cutoff: float,
         initial_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -154,18 +80,25 @@ class MultipoleReadouts(torch.nn.Module):
         )
         self.mixers = torch.nn.ModuleDict()
         for degree in self._tensor_outputs:
-            n_in = sum(mul for _, mul in self._slices[degree]) or _CHANNELS
-            self.mixers[str(degree)] = torch.nn.Linear(n_in, _CHANNELS, bias=False)
+            n_in = sum(mul for _, mul in self._slices[degree]) or CHANNELS
+            self.mixers[str(degree)] = torch.nn.Linear(n_in, CHANNELS, bias=False)
 
         n_out = len(self.scalar_names)
-        n_gates = _CHANNELS * sum(self._tensor_outputs.values())
+        n_gates = CHANNELS * sum(self._tensor_outputs.values())
         self.network = torch.nn.Sequential(
-            torch.nn.Linear(n_scalars, _HIDDEN),
+            torch.nn.Linear(n_scalars, HIDDEN),
             torch.nn.SiLU(),
-            torch.nn.Linear(_HIDDEN, n_out + n_gates),
+            torch.nn.Linear(HIDDEN, n_out + n_gates),
         )
         self.linear = torch.nn.Linear(n_scalars, n_out, bias=False)
         self.element_bias = torch.nn.Parameter(torch.zeros(len(atomic_numbers), n_out))
+        self.transfer = (
+            ChargeTransfer(n_scalars, atomic_numbers, cutoff)
+            if options.charge_readout == "transfer"
+            else None
+        )
+        # 1 or −1: energies do not know the sign that all multipoles have in common.
+        self.register_buffer("orientation", torch.ones((), dtype=torch.get_default_dtype()))
         basis = CartesianTensor("ij=ji").reduced_tensor_products().change_of_basis[1:]
         self.register_buffer(
             "_quadrupole_basis", basis.to(torch.get_default_dtype()), persistent=False
@@ -182,17 +115,24 @@ class MultipoleReadouts(torch.nn.Module):
         with torch.no_grad():
             for index, name in enumerate(self.scalar_names):
                 if name == "charge":
-                    self.linear.weight[index] *= _CHARGE_START
-                    self.network[-1].weight[index] *= _CHARGE_START
-                    self.network[-1].bias[index] *= _CHARGE_START
-                    self.element_bias[:, index] = _CHARGE_START * start
+                    size = _CHARGE_START[self.options.charge_readout]
+                    self.linear.weight[index] *= size
+                    self.network[-1].weight[index] *= size
+                    self.network[-1].bias[index] *= size
+                    self.element_bias[:, index] = size * start
                 else:
                     self.element_bias[:, index] = _RESPONSE_START
         self.rescale(scale)
 
+    def turn(self) -> None:
+        """Change the sign of all multipoles; energies stay what they are."""
+        self.orientation.neg_()
+
     def rescale(self, scale: float) -> None:
         """Multiply the multipoles by a factor, and the response coefficients as nearly so."""
         last, n_out = self.network[-1], len(self.scalar_names)
+        if self.transfer is not None:
+            self.transfer.rescale(scale)
         with torch.no_grad():
             for index, name in enumerate(self.scalar_names):
                 if name == "charge":
@@ -226,6 +166,7 @@ class MultipoleReadouts(torch.nn.Module):
         columns = [atomic_numbers.index(z) for z in self.atomic_numbers]
         last, before = self.network[-1], other.network[-1]
         with torch.no_grad():
+            self.orientation.copy_(other.orientation)
             self.network[0].load_state_dict(other.network[0].state_dict())
             for name, row in mine.items():
                 if name in theirs:
@@ -244,6 +185,8 @@ class MultipoleReadouts(torch.nn.Module):
                     self.mixers[degree].load_state_dict(mixer.state_dict())
             if self.lift is not None and other.lift is not None:
                 self.lift.take_over(other.lift)
+            if self.transfer is not None and other.transfer is not None:
+                self.transfer.take_over(other.transfer, columns)
 
     def _rows(self) -> dict[str, slice]:
         """Which outputs of the network belong to what."""
@@ -254,14 +197,14 @@ class MultipoleReadouts(torch.nn.Module):
             names[2].append("anisotropy")
         for degree, count in self._tensor_outputs.items():
             for name in names[degree][:count]:
-                rows[name] = slice(start, start + _CHANNELS)
-                start += _CHANNELS
+                rows[name] = slice(start, start + CHANNELS)
+                start += CHANNELS
         return rows
 
     @property
     def needs_edges(self) -> bool:
         """Whether forward needs the edges of the graph."""
-        return self.lift is not None
+        return self.lift is not None or self.transfer is not None
 
     def forward(
         self, node_feats: Tensor, node_attrs: Tensor, edges: Edges | None
@@ -293,17 +236,24 @@ class MultipoleReadouts(torch.nn.Module):
             mixed = self.mixers[str(degree)](features.transpose(1, 2))  # [n_atoms, 2l+1, channels]
             tensors[degree] = []
             for _ in range(n_tensors):
-                gate = gates[:, start : start + _CHANNELS]
+                gate = gates[:, start : start + CHANNELS]
                 tensors[degree].append((mixed * gate[:, None]).sum(-1))
-                start += _CHANNELS
-        return self._multipoles(values, tensors), self._response(values, tensors)
+                start += CHANNELS
+        charge = values[:, 0]
+        if self.transfer is not None:
+            assert edges is not None
+            charge = charge + self.transfer(scalars, node_attrs, edges)
+        return self._multipoles(charge, tensors), self._response(values, tensors)
 
-    def _multipoles(self, values: Tensor, tensors: dict[int, list[Tensor]]) -> Multipoles:
-        lmax = self.options.multipole_lmax
+    def _multipoles(self, charge: Tensor, tensors: dict[int, list[Tensor]]) -> Multipoles:
+        lmax, sign = self.options.multipole_lmax, self.orientation
+        quadrupole = None
+        if lmax >= 2:
+            quadrupole = sign * _QUADRUPOLE * self._to_cartesian(tensors[2][0])
         return Multipoles(
-            charge=_CHARGE * values[:, 0],
-            dipole=_DIPOLE * tensors[1][0] if lmax >= 1 else None,
-            quadrupole=_QUADRUPOLE * self._to_cartesian(tensors[2][0]) if lmax >= 2 else None,
+            charge=sign * _CHARGE * charge,
+            dipole=sign * _DIPOLE * tensors[1][0] if lmax >= 1 else None,
+            quadrupole=quadrupole,
         )
 
     def _response(self, values: Tensor, tensors: dict[int, list[Tensor]]) -> ResponseCoefficients:

@@ -37,7 +37,15 @@ _ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
 Config = dict[str, Any]
 State = dict[str, torch.Tensor]
 
-UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {}
+
+def _atomic_charges(config: Config, state: State) -> tuple[Config, State]:
+    """Version 1 had no other readout of charges than from each atom alone, and one sign."""
+    options = {**config["long_range"], "charge_readout": "atomic"}
+    sign = torch.ones_like(state["multipole_readouts.element_bias"][0, 0])
+    return {**config, "long_range": options}, {**state, "multipole_readouts.orientation": sign}
+
+
+UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {1: _atomic_charges}
 """By version n, what makes config and tensors of version n those of version n + 1."""
 
 

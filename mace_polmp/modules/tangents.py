@@ -101,7 +101,6 @@ def _carriers(model: MultipoleMACE) -> list[torch.nn.Module]:
                     "supported in periodic structures"
                 )
             carriers.append(children["density_fn"])
-    lift = model.multipole_readouts.lift
-    if lift is not None:
-        carriers.append(lift.messages)
+    readouts = model.multipole_readouts
+    carriers += [part.messages for part in (readouts.lift, readouts.transfer) if part is not None]
     return carriers

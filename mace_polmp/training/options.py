@@ -63,7 +63,10 @@ class TrainingOptions:
         int,
     )
     head_lr: float | None = option(
-        None, "learning rate of the long-range head, by default --lr", float
+        None,
+        "learning rate of the long-range head, by default --lr with a foundation model and five "
+        "times that without",
+        float,
     )
     head_directions: int = option(
         12,

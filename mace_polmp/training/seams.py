@@ -40,12 +40,17 @@ from mace_polmp.training.labels import complete, with_labels
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
+from mace_polmp.training.orientation import Orientation, is_free
 from mace_polmp.training.phases import run_phases
 from mace_polmp.training.statistics import log_head
 
 TESTED_VERSIONS = ">=0.3.16,<0.4"
 
 _DEFAULT_R_MAX = 5.0
+
+# Learning rate of the head of a model that starts from nothing, in units of the backbone's: charges
+# must become large while forces still teach the backbone nothing else.
+_NEW_HEAD = 5.0
 
 # mace.tools.train is a function that hides the module it comes from.
 upstream_loop = importlib.import_module("mace.tools.train")
@@ -238,7 +243,8 @@ class _Run:
     ) -> dict[str, Any]:
         """Upstream's groups of parameters and one for the head."""
         groups: dict[str, Any] = self._upstream["get_params_options"](args, model)
-        factor = json.loads(args.lr_params_factors).get("long_range_lr_factor", 1.0)
+        default = 1.0 if args.foundation_model else _NEW_HEAD
+        factor = json.loads(args.lr_params_factors).get("long_range_lr_factor", default)
         rate = self._training.head_lr
         groups["params"].append(
             {
@@ -299,6 +305,12 @@ class _Run:
 
     def train(self, **settings: Any) -> None:
         """Upstream's loop over epochs, in the phases that were asked for."""
+        model, loader = settings["model"], settings["train_loader"]
+        datasets = [loader.dataset, *(x.dataset for x in settings["valid_loaders"].values())]
+        if not self._training.used and is_free(model, datasets):
+            orientation = Orientation(model, sample(loader.dataset), settings["device"])
+            handler = settings["checkpoint_handler"]
+            handler.save = orientation.before(handler.save)
         run_phases(self._upstream["train"], settings, self._training, self._scaled, self._seed)
 
     def valid_err_log(

@@ -57,6 +57,22 @@ def test_what_cannot_be_trained_on(tmp_path, capsys):
     assert "frame 4: the label of dipole must be [3] numbers" in problems
 
 
+def test_it_agrees_with_the_checks_of_a_training(tmp_path, capsys):
+    """Frames that are excused, labels that training refuses, a charge that is no number."""
+    frames = [*open_frames(11), *periodic_frames(1)]
+    del frames[0].arrays["REF_forces"], frames[1].info["REF_energy"]
+    frames[0].info["config_forces_weight"] = frames[1].info["config_energy_weight"] = 0.0
+    frames[-1].info["REF_dipole"] = np.zeros(3)
+    path = write_data(tmp_path, frames)
+    text, rows = check(capsys, path)
+    assert rows["forces (REF_forces)"] == "11 of 12 frames"
+    assert "not for --dipole_weight: frame 11: has a label of dipole" in text
+    assert "--dipole_weight 100" not in text
+    frames[3].info["total_charge"] = "plus one"
+    text, _ = check(capsys, write_data(tmp_path, frames), code=1)
+    assert "frame 3: the total charge 'total_charge' is plus one, not one finite number" in text
+
+
 def test_what_looks_odd(tmp_path, capsys):
     frames = open_frames(6)
     for atoms in frames:  # Hartree/bohr

@@ -119,8 +119,8 @@ def test_training_learns_with_every_head_parameter(tmp_path):
     (tmp_path / "later").mkdir()
     later = tmp_path / "later"
     main(flags(later, model="MultipoleMACE", train_file=data, max_num_epochs=3))
-    after = load_model(later / "m.model").multipole_readouts.state_dict()
-    for name, value in model.multipole_readouts.state_dict().items():
+    after = dict(load_model(later / "m.model").multipole_readouts.named_parameters())
+    for name, value in model.multipole_readouts.named_parameters():
         assert not torch.equal(value, after[name]), name
 
 
@@ -131,6 +131,9 @@ def test_learning_rate_of_the_head(tmp_path):
         lr_params_factors='{"long_range_lr_factor": 3.0}',
     )
     assert "Param group 5: lr = 0.03" in log_of(tmp_path)
+    # By default five times that of the backbone.
+    train(tmp_path, name="default", train_file=tmp_path / "train.xyz")
+    assert "Param group 5: lr = 0.05" in log_of(tmp_path, name="default")
 
 
 def test_restart_continues_where_it_stopped(tmp_path):

@@ -203,7 +203,7 @@ def test_sum_rule_and_screening():
     model, atoms = random_model(), rock_salt("triclinic")
     batch = make_batch([atoms, rock_salt()], model)
     z = born_charges(model, batch)
-    assert acoustic_sum(z, batch["batch"], 2).abs().max() > 0.1
+    assert acoustic_sum(z, batch["batch"], 2).abs().max() > 0.01
     charged = torch.tensor([0.0, 2.0], dtype=z.dtype)
     enforced = enforce_sum_rule(z, batch["batch"], 2, charged)
     expected = charged[:, None, None] * torch.eye(3, dtype=z.dtype)

@@ -1,5 +1,6 @@
 """Safe model files: the model comes back exactly, and nothing else is loaded."""
 
+import copy
 import json
 
 import pytest
@@ -65,12 +66,13 @@ def rewrite(source, target, change=None, drop=None, **metadata):
 
 
 def test_older_formats_are_upgraded(tmp_path, monkeypatch):
-    """A file of version 0, which called an option something else, is read through its upgrade."""
-    model = random_model()
+    """A file of version 0, which called an option something else, is read through its upgrades."""
+    model = random_model(LongRangeOptions(charge_readout="atomic"))
     safe_files.save(model, tmp_path / "new.safetensors")
 
     def older(config):
         config["long_range"]["sigma"] = config["long_range"].pop("smearing")
+        del config["long_range"]["charge_readout"]  # version 1 had none
 
     def upgrade(config, state):
         config["long_range"]["smearing"] = config["long_range"].pop("sigma")
@@ -82,6 +84,21 @@ def test_older_formats_are_upgraded(tmp_path, monkeypatch):
     assert torch.equal(
         evaluate(again, salty_water())["energy"], evaluate(model, salty_water())["energy"]
     )
+
+
+def test_pickles_of_the_first_format_still_load(tmp_path):
+    model = random_model(LongRangeOptions(charge_readout="atomic"))
+    energy = evaluate(model, salty_water())["energy"]
+    options = copy.copy(model.long_range_options)
+    vars(options).pop("charge_readout")
+    model.long_range_options = model.multipole_readouts.options = options
+    model.format_version = 1
+    del model.multipole_readouts.transfer, model.multipole_readouts.orientation
+    torch.save(model, tmp_path / "old.model")
+    again = load_model(tmp_path / "old.model")
+    assert torch.equal(evaluate(again, salty_water())["energy"], energy)
+    assert again.long_range_options.charge_readout == "atomic"
+    safe_files.save(again, tmp_path / "old.safetensors")
 
 
 def test_bad_files_are_refused(tmp_path):
@@ -101,7 +118,7 @@ def test_bad_files_are_refused(tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(1)}, bad)
     refused("is not a model of mace_polmp")
     rewrite(good, bad, format_version="99")
-    refused("has format version 99, this mace_polmp reads up to 1; install a newer")
+    refused("has format version 99, this mace_polmp reads up to 2; install a newer")
     rewrite(good, bad, config="{")
     refused("the header lacks or garbles")
     rewrite(good, bad, drop="multipole_readouts.element_bias")
