@@ -66,11 +66,11 @@ def random_model(
             parameter *= boost
         ions = torch.tensor(electropositivity(model.atomic_numbers.tolist()))
         readouts.element_bias[:, 0] = 0.3 * ions
-        last = readouts.network[-1]
-        for charge in (last.weight[0], last.bias[0], readouts.linear.weight[0]):
-            charge *= 3.0
         if readouts.transfer is not None:  # which would let atoms fall into each other
             readouts.transfer.rescale(0.1)
+            last = readouts.network[-1]
+            for charge in (last.weight[0], last.bias[0], readouts.linear.weight[0]):
+                charge *= 3.0
         readouts.element_bias[:, 1:] += 1.6  # larger response coefficients
     return model
 
