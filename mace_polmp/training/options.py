@@ -64,8 +64,8 @@ class TrainingOptions:
     )
     head_lr: float | None = option(
         None,
-        "learning rate of the long-range head, by default --lr with a foundation model and five "
-        "times that without",
+        "learning rate of the long-range head, by default --lr with a foundation model, without "
+        "one five times that but at most 0.05",
         float,
     )
     head_directions: int = option(

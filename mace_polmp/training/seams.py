@@ -48,9 +48,9 @@ TESTED_VERSIONS = ">=0.3.16,<0.4"
 
 _DEFAULT_R_MAX = 5.0
 
-# Learning rate of the head of a model that starts from nothing, in units of the backbone's: charges
-# must become large while forces still teach the backbone nothing else.
-_NEW_HEAD = 5.0
+# Learning rate of the head of a model that starts from nothing, in units of the backbone's, and its
+# limit: charges must become large before the backbone has learned to do without.
+_NEW_HEAD, _FASTEST = 5.0, 0.05
 
 # mace.tools.train is a function that hides the module it comes from.
 upstream_loop = importlib.import_module("mace.tools.train")
@@ -243,7 +243,9 @@ class _Run:
     ) -> dict[str, Any]:
         """Upstream's groups of parameters and one for the head."""
         groups: dict[str, Any] = self._upstream["get_params_options"](args, model)
-        default = 1.0 if args.foundation_model else _NEW_HEAD
+        default = 1.0
+        if not args.foundation_model and args.lr > 0:
+            default = max(1.0, min(_NEW_HEAD, _FASTEST / args.lr))
         factor = json.loads(args.lr_params_factors).get("long_range_lr_factor", default)
         rate = self._training.head_lr
         groups["params"].append(
