@@ -49,6 +49,11 @@ def read_structures(path: str | Path) -> list[Atoms]:
     return list(frames)
 
 
+def is_isolated_atom(atoms: Atoms) -> bool:
+    """Whether a frame is there for its atomic energy only, and needs no forces."""
+    return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
+
+
 def find_label(atoms: Atoms, key: str) -> Any:
     """What a structure has under a name, of the whole or of its atoms; None if nothing.
 

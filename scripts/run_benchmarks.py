@@ -207,8 +207,7 @@ def _evaluate(folder: Path, part: str) -> None:
     calculator = _calculator(task["model"])
     found = compare(calculator, frames, where=task["data"])
     if task["transposed"] and "born_charges" in found:
-        entry = found["born_charges"]
-        entry.reference[:] = [np.swapaxes(label, 1, 2) for label in entry.reference]
+        found["born_charges"].transpose_references()
     arrays, measures = {}, {}
     for name, entry in found.items():
         per_atom = name == "energy" and task["energies_per_atom"]

@@ -92,6 +92,10 @@ class Comparison:
         reference, predicted = self.values()
         return reference / counts, predicted / counts
 
+    def transpose_references(self) -> None:
+        """Swap the last two axes of the labels, for Born charges with displacements first."""
+        self.reference = [np.swapaxes(label, -2, -1) for label in self.reference]
+
     def of_element(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of the atoms of one element, of a quantity that each atom has."""
         chosen = np.concatenate(self.numbers) == number

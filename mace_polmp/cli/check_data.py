@@ -122,7 +122,9 @@ def _labels(frames: list[Atoms], keys: dict[str, str], report: Report) -> dict[s
 
 def _is_needed(atoms: Atoms, name: str) -> bool:
     """Whether a training with the default weights refuses a frame without this label."""
-    if name == "forces" and len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom":
+    from mace_polmp.structures import is_isolated_atom
+
+    if name == "forces" and is_isolated_atom(atoms):
         return False
     wanted = name in ("energy", "forces")
     return wanted and float(atoms.info.get(f"config_{name}_weight", 1.0)) > 0

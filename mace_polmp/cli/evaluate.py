@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> None:
             "model can predict; name them with --energy_key, --forces_key and so on"
         )
     if args.transposed_born_charges and "born_charges" in found:
-        entry = found["born_charges"]
-        entry.reference[:] = [np.swapaxes(label, 1, 2) for label in entry.reference]
+        found["born_charges"].transpose_references()
     args.output.mkdir(parents=True, exist_ok=True)
     rows = error_rows(found)
     _print(rows, len(frames))

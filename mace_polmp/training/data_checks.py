@@ -24,7 +24,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.modules.io import check_format, load_any
 from mace_polmp.modules.safe_files import SUFFIX
-from mace_polmp.structures import check_structure, read_structures
+from mace_polmp.structures import check_structure, is_isolated_atom, read_structures
 from mace_polmp.training.fine_tuning import check_cutoff
 from mace_polmp.training.labels import check_labels, check_presence
 from mace_polmp.training.options import TrainingOptions
@@ -144,10 +144,6 @@ def readable_foundation(args: argparse.Namespace, model: torch.nn.Module | None)
     args.foundation_model = name
 
 
-def _is_isolated_atom(atoms: Atoms) -> bool:
-    return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
-
-
 def _heads(
     args: argparse.Namespace, options: LongRangeOptions, training: TrainingOptions
 ) -> list[dict[str, Any]]:
@@ -179,7 +175,7 @@ def _heads(
 
 def _check_atomic_energies(args: argparse.Namespace, path: str, frames: list[Atoms]) -> None:
     given = args.E0s is not None or args.statistics_file is not None or args.heads is not None
-    if not given and not any(_is_isolated_atom(atoms) for atoms in frames):
+    if not given and not any(is_isolated_atom(atoms) for atoms in frames):
         raise InputError(
             f"{path}: has no isolated atoms to take atomic energies from; give --E0s "
             "average, --E0s '{1: -13.6, …}', or frames with config_type=IsolatedAtom"
@@ -234,7 +230,7 @@ def _missing_labels(atoms: Atoms, settings: dict[str, Any], where: str) -> list[
     key = settings["forces_key"]
     if (
         settings["needs_forces"]
-        and not _is_isolated_atom(atoms)
+        and not is_isolated_atom(atoms)
         and atoms.info.get("config_forces_weight", 1.0) > 0
     ):
         forces = results.get("forces") if key == "forces" else atoms.arrays.get(key)

@@ -14,14 +14,13 @@ the validation structures but those 20.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from ase.io import read, write
+from suite import seconds_per_epoch
 
 from mace_polmp.analysis.errors import QUANTITIES, ErrorMeasures
 from mace_polmp.analysis.plots import write_csv
@@ -94,18 +93,6 @@ def errors(name: str, model: Path, frames: list[Any]) -> list[list[Any]]:
         numbers = [f"{x:.4g}" for x in (factor * measures.mae, factor * measures.rmse, measures.r2)]
         rows.append([name, quantity, unit, *numbers])
     return rows
-
-
-def seconds_per_epoch(folder: Path) -> float:
-    """Time of the steps of an epoch, the first left out, from upstream's own record."""
-    times: dict[int, float] = defaultdict(float)
-    for path in (folder / "results").glob("*_train.txt"):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if entry["mode"] == "opt":
-                times[entry["epoch"]] += entry["time"]
-    later = [time for epoch, time in times.items() if epoch > 0]
-    return sum(later) / len(later)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,22 +203,23 @@ class Run:
 
 def learning_curve(folder: Path) -> list[dict[str, Any]]:
     """Upstream's record of each validation, in order; the last one of an epoch that was redone."""
-    found = {}
-    for path in sorted((folder / "results").glob("*_train.txt")):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if entry["mode"] == "eval" and entry["epoch"] is not None:
-                found[entry["epoch"]] = entry
+    found = {e["epoch"]: e for e in _record(folder, "eval") if e["epoch"] is not None}
     return [found[epoch] for epoch in sorted(found)]
 
 
 def seconds_per_epoch(folder: Path) -> float:
     """Mean time of the steps of an epoch, the first one of the record left out."""
     times: dict[int, float] = defaultdict(float)
-    for path in (folder / "results").glob("*_train.txt"):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if entry["mode"] == "opt":
-                times[entry["epoch"]] += entry["time"]
+    for entry in _record(folder, "opt"):
+        times[entry["epoch"]] += entry["time"]
     later = [time for epoch, time in times.items() if epoch > 0]
     return sum(later) / len(later) if later else float("nan")
+
+
+def _record(folder: Path, mode: str) -> Iterator[dict[str, Any]]:
+    """Entries of one kind in upstream's record of a training, one JSON object per line."""
+    for path in sorted((folder / "results").glob("*_train.txt")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["mode"] == mode:
+                yield entry
