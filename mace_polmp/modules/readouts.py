@@ -27,8 +27,9 @@ _CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.02, 0.02, 0.0
 # Charges of atoms start at this fraction of their size, e per unit of electronegativity: where
 # charge moves along edges as well, and where it does not.
 _CHARGE_START = {"transfer": 0.1, "atomic": 0.3}
-# Softplus of this is where response coefficients start: 0.18 of the sizes above.
-_RESPONSE_START = -1.6
+# Softplus of this is where response coefficients start: 0.02 and 0.18 of the sizes above. Softness
+# lets charge flow between molecules however far apart; few data do not undo what is there.
+_RESPONSE_START = {"softness": -4.0, "polarizability": -1.6}
 
 
 class MultipoleReadouts(torch.nn.Module):
@@ -121,7 +122,7 @@ class MultipoleReadouts(torch.nn.Module):
                     self.network[-1].bias[index] *= size
                     self.element_bias[:, index] = size * start
                 else:
-                    self.element_bias[:, index] = _RESPONSE_START
+                    self.element_bias[:, index] = _RESPONSE_START[name]
         self.rescale(scale)
 
     def turn(self) -> None:

@@ -37,6 +37,7 @@ from mace_polmp.training.fine_tuning import (
     start_small,
 )
 from mace_polmp.training.labels import complete, with_labels
+from mace_polmp.training.lbfgs import PreconditionedLBFGS
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
@@ -57,9 +58,11 @@ upstream_loop = importlib.import_module("mace.tools.train")
 
 # Methods of _Run by these names stand in for upstream's functions.
 _IN_TRAINING = (
+    "LBFGS",
     "configure_model",
     "create_error_table",
     "get_loss_fn",
+    "get_optimizer",
     "get_params_options",
     "get_swa",
     "inject_LoRAs",
@@ -199,6 +202,7 @@ class _Run:
         self._seed = args.seed
         self._after_evaluation = after_evaluation
         self._scaled = 1.0  # what a new head was scaled by
+        self._optimizer: torch.optim.Optimizer | None = None
         self._metrics: dict[int, dict[str, Any]] = {}
         self._upstream = {
             name: getattr(module, name)
@@ -257,6 +261,16 @@ class _Run:
             }
         )
         return groups
+
+    def get_optimizer(self, *positional: Any, **named: Any) -> torch.optim.Optimizer:
+        """Upstream's optimizer, which is filled from the checkpoint before L-BFGS replaces it."""
+        optimizer: torch.optim.Optimizer = self._upstream["get_optimizer"](*positional, **named)
+        self._optimizer = optimizer
+        return optimizer
+
+    def LBFGS(self, parameters: Any, **named: Any) -> PreconditionedLBFGS:
+        """L-BFGS that knows how stiff the optimizer before it has found the parameters."""
+        return PreconditionedLBFGS(parameters, self._optimizer, **named)
 
     def get_loss_fn(self, *positional: Any, **named: Any) -> torch.nn.Module:
         """Upstream's loss and that of electrical labels."""

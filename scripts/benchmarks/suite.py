@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 from ase import Atoms
-from ase.io import write
+from ase.io import iread, write
 
 from mace_polmp.errors import InputError
 from mace_polmp.structures import read_structures
@@ -45,13 +45,17 @@ class System:
 
     def trains_on_everything(self, part: str) -> bool:
         """Whether the frames that choices are made on are trained on for the final figures."""
-        hold_out = self.settings.get("hold_out", {})
-        return part == "test" and bool(hold_out.get("only_for_choices", False))
+        return part == "test" and self.too_few_to_hold_out
+
+    @property
+    def too_few_to_hold_out(self) -> bool:
+        """Whether checkpoints are chosen by the frames that are trained on."""
+        return bool(self.settings.get("hold_out", {}).get("only_for_choices", False))
 
     def folder(self, output: Path, part: str) -> Path:
         """Where its data and runs are; models that saw different frames are kept apart."""
-        choices = "hold_out" in self.settings and self.settings["hold_out"].get("only_for_choices")
-        return output / (f"{self.name}_choices" if choices and part == "valid" else self.name)
+        choices = self.too_few_to_hold_out and part == "valid"
+        return output / (f"{self.name}_choices" if choices else self.name)
 
 
 def systems_by_name() -> dict[str, list[System]]:
@@ -186,15 +190,21 @@ class Run:
 
     def settings(self, files: dict[str, Path], stage: dict[str, Any]) -> dict[str, Any]:
         """What the file given to mace_run_train --config holds."""
+        flags = {**training_flags(self.system, self.variant), **stage}
+        valid = "valid"
+        if self.system.too_few_to_hold_out:
+            valid = "train"
+            if self.part == "valid":  # fewer frames; upstream drops a batch that is not full
+                n_train = sum(1 for _ in iread(files["train"]))
+                flags["batch_size"] = min(flags["batch_size"], n_train)
         return {
             "name": "m",
             "seed": self.seed,
             "work_dir": str(self.folder),
             "train_file": str(files["train"]),
-            "valid_file": str(files["valid"]),
+            "valid_file": str(files[valid]),
             "restart_latest": True,
-            **training_flags(self.system, self.variant),
-            **stage,
+            **flags,
         }
 
     def load_result(self) -> dict[str, Any]:

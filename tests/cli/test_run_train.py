@@ -152,6 +152,19 @@ def test_restart_continues_where_it_stopped(tmp_path):
     assert any(name.startswith("multipole_readouts") for name in moved)
 
 
+def test_lbfgs_knows_what_adam_has_seen(tmp_path):
+    settings = {"train_file": write_data(tmp_path, open_frames(6)), "num_channels": 4, "max_L": 0}
+    train(tmp_path, **settings)
+    settings |= {"lbfgs": True, "restart_latest": True}
+    train(tmp_path, max_num_epochs=3, **settings)
+    newest = max((tmp_path / "checkpoints").glob("*.pt"), key=lambda path: path.stat().st_mtime)
+    scale = torch.load(newest, weights_only=False)["optimizer"]["state"][0]["scale"]
+    assert scale.max() > 10.0 * scale.min()
+    train(tmp_path, max_num_epochs=4, **settings)
+    losses = [float(x) for x in re.findall(r"Epoch \d+:.* loss= *([0-9.]+)", log_of(tmp_path))]
+    assert len(losses) >= 4 and losses[-1] < 0.5 * losses[1]
+
+
 def test_fine_tuning_keeps_the_foundation_models_energies(tmp_path):
     data = write_data(tmp_path)
     base = tmp_path / "base"
