@@ -54,6 +54,7 @@ def check_training_data(
     if args.atomic_numbers is not None:
         elements.update(ast.literal_eval(args.atomic_numbers))
     tests: list[tuple[str, set[int]]] = []
+    n_trained: list[int | None] = []  # None: not known
     for settings in _heads(args, options, training):
         if not settings["train_file"]:
             raise InputError("--train_file is missing; give the file with the training structures")
@@ -71,8 +72,16 @@ def check_training_data(
                     tests.append((path, found))
                 else:
                     elements.update(found)
+        n_trained.append(_number_trained(args, settings, trained))
         if not settings["replay"]:
             _check_labels_exist(trained, labelled, str(settings["train_file"]), training)
+    known = [n for n in n_trained if n is not None]
+    total = sum(known)
+    if len(known) == len(n_trained) and total < args.batch_size and not args.lbfgs:
+        raise InputError(
+            f"--batch_size {args.batch_size} is more than the {total} structures to train on; a "
+            f"batch that is not full is left out; give at most {total}"
+        )
     _check_test_elements(tests, elements)
     if foundation is not None:
         lacking = sorted(elements - {int(z) for z in foundation.atomic_numbers})
@@ -82,6 +91,17 @@ def check_training_data(
                 f"{args.foundation_model}: does not know {names} of the training data; remove "
                 "those structures or take another model"
             )
+
+
+def _number_trained(
+    args: argparse.Namespace, settings: dict[str, Any], frames: list[Atoms]
+) -> int | None:
+    """Structures that one head is trained on, as upstream splits them; None for other formats."""
+    number = sum(args.keep_isolated_atoms or not is_isolated_atom(atoms) for atoms in frames)
+    if not number:
+        return None
+    taken = 0 if settings["valid_file"] else max(1, int(args.valid_fraction * number))
+    return number - taken
 
 
 def _check_test_elements(tests: list[tuple[str, set[int]]], elements: set[int]) -> None:
