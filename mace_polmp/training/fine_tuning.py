@@ -151,7 +151,7 @@ def start_small(model: MultipoleMACE, batches: list[Data]) -> float:
         with torch.no_grad():
             readouts.element_bias[:, 0] -= torch.cat(charges).mean()
     else:  # charges that have to be there are no start
-        batches = [d for d in batches if float(d["total_charge"].abs().max()) == 0.0]
+        batches = [d | {"total_charge": torch.zeros_like(d["total_charge"])} for d in batches]
     total = 1.0
     energy, force = _effect(model, None, batches)
     for _ in range(8):

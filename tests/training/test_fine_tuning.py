@@ -65,6 +65,17 @@ def test_a_new_head_starts_small_but_not_dead(irreps, charges):
     assert all(float(slope.abs().max()) > 0 for slope in slopes)
 
 
+def test_a_new_head_starts_small_where_every_structure_is_charged():
+    """What the total charges need is there from the start; the readouts add little to it."""
+    model = on_backbone_of(random_model(), LongRangeOptions(constrain_charge="softness"))
+    data = make_batch([salty_water()], model)
+    charged = data | {"total_charge": torch.ones_like(data["total_charge"])}
+    assert model(dict(data))["long_range_energy"].abs().item() > 1e-2
+    start_small(model, [charged])
+    assert model(dict(data))["long_range_energy"].abs().item() < 1e-3 * len(salty_water())
+    assert model(dict(charged))["charges"].sum().item() == pytest.approx(1.0)
+
+
 def test_a_head_that_started_small_grows_back():
     """Also where a training was interrupted on the way."""
     model = random_model(hidden_irreps="8x0e")
