@@ -75,13 +75,7 @@ def check_training_data(
         n_trained.append(_number_trained(args, settings, trained))
         if not settings["replay"]:
             _check_labels_exist(trained, labelled, str(settings["train_file"]), training)
-    known = [n for n in n_trained if n is not None]
-    total = sum(known)
-    if len(known) == len(n_trained) and total < args.batch_size and not args.lbfgs:
-        raise InputError(
-            f"--batch_size {args.batch_size} is more than the {total} structures to train on; a "
-            f"batch that is not full is left out; give at most {total}"
-        )
+    _check_batch_size(args, n_trained)
     _check_test_elements(tests, elements)
     if foundation is not None:
         lacking = sorted(elements - {int(z) for z in foundation.atomic_numbers})
@@ -102,6 +96,16 @@ def _number_trained(
         return None
     taken = 0 if settings["valid_file"] else max(1, int(args.valid_fraction * number))
     return number - taken
+
+
+def _check_batch_size(args: argparse.Namespace, numbers: list[int | None]) -> None:
+    known = [number for number in numbers if number is not None]
+    total = sum(known)
+    if len(known) == len(numbers) and total < args.batch_size and not args.lbfgs:
+        raise InputError(
+            f"--batch_size {args.batch_size} is more than the {total} structures to train on; a "
+            f"batch that is not full is left out; give at most {total}"
+        )
 
 
 def _check_test_elements(tests: list[tuple[str, set[int]]], elements: set[int]) -> None:

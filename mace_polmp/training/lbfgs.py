@@ -39,7 +39,7 @@ class PreconditionedLBFGS(torch.optim.LBFGS):
         before: torch.optim.Optimizer | None = None,
         **named: Any,
     ) -> None:
-        super().__init__(list(parameters), **named)
+        super().__init__(parameters, **named)
         known = {} if before is None else before.state
         self._seen = [_mean_square(known.get(p, {})) for p in self._params]
 

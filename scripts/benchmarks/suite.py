@@ -43,10 +43,6 @@ class System:
     def energies_per_atom(self) -> bool:
         return bool(self.settings["energies"] == "atom")
 
-    def trains_on_everything(self, part: str) -> bool:
-        """Whether the frames that choices are made on are trained on for the final figures."""
-        return part == "test" and self.too_few_to_hold_out
-
     @property
     def too_few_to_hold_out(self) -> bool:
         """Whether checkpoints are chosen by the frames that are trained on."""
@@ -121,7 +117,7 @@ def _split(system: System, data_dir: Path, part: str) -> dict[str, list[Atoms]]:
         (frames[0], out["test"]) = _take(frames[0], files["test_frames"], generator)
     if "valid" in files:
         out["valid"] = sum(_read(files["valid"], data_dir), [])
-    elif system.trains_on_everything(part):
+    elif system.too_few_to_hold_out and part == "test":
         out["valid"] = sum(frames, [])
     else:
         key = hold_out.get("farthest")
