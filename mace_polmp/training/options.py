@@ -68,6 +68,12 @@ class TrainingOptions:
         "one five times that but at most 0.05",
         float,
     )
+    head_warmup_epochs: int = option(
+        0,
+        "epochs in which the head's learning rate rises from zero to its value; where the backbone "
+        "knows nothing yet a fast head can lose its charges; with --training_mode all",
+        int,
+    )
     head_directions: int = option(
         12,
         "directions in which forces of a structure are cached when the head is trained alone, 0 "
@@ -94,6 +100,7 @@ class TrainingOptions:
             ("head_epochs", 1),
             ("head_directions", 0),
             ("head_growth_epochs", 0),
+            ("head_warmup_epochs", 0),
         ):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= least):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mace_polmp.errors import InputError
@@ -19,6 +20,7 @@ from mace_polmp.training.options import TrainingOptions
 Settings = dict[str, Any]
 Loop = Callable[..., None]
 
+HEAD_GROUP = "long_range"  # the optimizer's group of the head's parameters
 _MOST_GROWTH = 8  # epochs
 
 
@@ -35,7 +37,8 @@ def run_phases(
         seed: of the directions of cached forces.
 
     Raises:
-        InputError: a phase of the head that leaves no epoch for everything.
+        InputError: a phase of the head that leaves no epoch for everything, or a warm-up of a head
+            that is trained alone.
     """
     swa, total = settings["swa"], settings["max_num_epochs"]
     # Upstream keeps the best model of the epochs before stage two: at least one is left.
@@ -47,6 +50,11 @@ def run_phases(
     def growing(part: Settings) -> None:
         _grow_head(loop, part, scaled)
 
+    if training.head_warmup_epochs > 0 and training.training_mode != "all":
+        raise InputError(
+            f"--head_warmup_epochs {training.head_warmup_epochs} is for --training_mode all, not "
+            f"{training.training_mode}: leave it out"
+        )
     if training.training_mode == "head_only":
         head_alone(settings)
         return
@@ -62,7 +70,42 @@ def run_phases(
         wanted = training.head_growth_epochs
         epochs = min(_MOST_GROWTH, total // 4) if wanted is None else wanted
         _first(min(epochs, last), "The long-range head grows", settings, growing)
-    loop(**settings)
+    with _warming_up(settings, training.head_warmup_epochs):
+        loop(**settings)
+
+
+@contextmanager
+def _warming_up(settings: Settings, epochs: int) -> Iterator[None]:
+    """The head's learning rate rises in proportion to the steps made, to its own after so many.
+
+    While the backbone knows nothing, gradients of the head belong to errors of hundreds of meV/Å
+    that no charge can mend: charges may shrink to nothing then, and other multipoles grow in their
+    place with the sign that they happen to have.
+    """
+    optimizer, batches = settings["optimizer"], len(settings["train_loader"])
+    groups = [g for g in optimizer.param_groups if g.get("name") == HEAD_GROUP]
+    steps, done = epochs * batches, settings["start_epoch"] * batches
+    if not groups or done >= steps:
+        yield
+        return
+    (group,) = groups
+    rate = 0.0
+
+    def before(*_: Any) -> None:
+        nonlocal rate, done
+        rate = group["lr"]
+        done += 1
+        group["lr"] = rate * min(1.0, done / steps)
+
+    def after(*_: Any) -> None:  # checkpoints and schedulers know the rate itself
+        group["lr"] = rate
+
+    hooks = optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _first(epochs: int, what: str, settings: Settings, phase: Callable[[Settings], None]) -> None:

@@ -42,7 +42,7 @@ from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.training.orientation import Orientation, is_free
-from mace_polmp.training.phases import run_phases
+from mace_polmp.training.phases import HEAD_GROUP, run_phases
 from mace_polmp.training.statistics import log_head
 
 TESTED_VERSIONS = ">=0.3.16,<0.4"
@@ -254,7 +254,7 @@ class _Run:
         rate = self._training.head_lr
         groups["params"].append(
             {
-                "name": "long_range",
+                "name": HEAD_GROUP,
                 "params": model.head_parameters(),
                 "weight_decay": 0.0,
                 "lr": factor * args.lr if rate is None else rate,
