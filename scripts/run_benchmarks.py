@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -201,10 +200,11 @@ def _evaluate(folder: Path, part: str) -> None:
 
     from mace_polmp.analysis.errors import ErrorMeasures
     from mace_polmp.calculators.comparison import compare
+    from mace_polmp.calculators.loading import load_calculator
 
     task = json.loads((folder / "run.json").read_text())
     frames = read(task["frames"], ":")
-    calculator = _calculator(task["model"])
+    calculator = load_calculator(task["model"])
     found = compare(calculator, frames, where=task["data"])
     if task["transposed"] and "born_charges" in found:
         found["born_charges"].transpose_references()
@@ -229,25 +229,6 @@ def _evaluate(folder: Path, part: str) -> None:
     unfinished = folder / f".result_{part}.json"
     unfinished.write_text(json.dumps(result, indent=1))
     os.replace(unfinished, folder / f"result_{part}.json")
-
-
-def _calculator(model: str) -> Any:
-    """Of either kind, in the precision the model was trained in."""
-    import torch
-    from mace.calculators import MACECalculator
-
-    from mace_polmp.calculators import MultipoleMACECalculator
-    from mace_polmp.modules import MultipoleMACE
-    from mace_polmp.modules.io import load_any
-
-    loaded = load_any(model)
-    double = next(loaded.parameters()).dtype == torch.float64
-    kind = MultipoleMACECalculator if isinstance(loaded, MultipoleMACE) else MACECalculator
-    logging.disable(logging.WARNING)
-    try:
-        return kind(model_paths=model, default_dtype="float64" if double else "float32")
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _curve(calculator: Any, task: dict[str, Any]) -> np.ndarray:

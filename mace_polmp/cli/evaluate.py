@@ -100,20 +100,13 @@ def error_rows(found: dict[str, Comparison]) -> list[list[Any]]:
 
 def _calculator(args: argparse.Namespace) -> Calculator:
     """Of a MultipoleMACE, or upstream's of any other MACE."""
-    import logging
-
+    from mace_polmp.calculators.loading import load_calculator
     from mace_polmp.modules import MultipoleMACE
     from mace_polmp.modules.io import load_any
 
     if len(args.model) > 1 or isinstance(load_any(args.model[0]), MultipoleMACE):
         return make_calculator(args)
-    from mace.calculators import MACECalculator
-
-    logging.disable(logging.WARNING)
-    try:
-        return MACECalculator(args.model[0], device=args.device, default_dtype=args.default_dtype)
-    finally:
-        logging.disable(logging.NOTSET)
+    return load_calculator(args.model[0], args.device, args.default_dtype)
 
 
 def _print(rows: list[list[Any]], n_frames: int) -> None:

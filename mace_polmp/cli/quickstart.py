@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -172,19 +171,13 @@ def _last_evaluation(path: Path) -> dict[str, Any] | None:
 
 
 def _calculators(out: Path) -> dict[str, Any]:
-    from mace.calculators import MACECalculator
+    from mace_polmp.calculators.loading import load_calculator
 
-    from mace_polmp.calculators import MultipoleMACECalculator
-
-    # Trained in float32, evaluated in float64: upstream warns of the conversion, which is meant.
-    logging.disable(logging.WARNING)
-    try:
-        return {
-            "short_range": MACECalculator(str(out / "short_range.model"), default_dtype="float64"),
-            "multipole": MultipoleMACECalculator(out / "multipole.model", default_dtype="float64"),
-        }
-    finally:
-        logging.disable(logging.NOTSET)
+    # Trained in float32, evaluated in float64.
+    return {
+        name: load_calculator(out / f"{name}.model", default_dtype="float64")
+        for name in ("short_range", "multipole")
+    }
 
 
 def _print_errors(calculators: dict[str, Any], path: Path) -> None:
