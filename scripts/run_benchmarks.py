@@ -6,7 +6,7 @@
 
 Each run is a mace_run_train with a configuration composed from configs/benchmarks (common, data
 set, variant), kept in OUTPUT/DATA/VARIANT/seedN. What is done is not repeated, what was interrupted
-goes on. Errors go to OUTPUT/errors.csv and errors.md, plots of errors, learning curves,
+goes on. A data set may ask for several starts, of which the one with the lowest loss goes on. Errors go to OUTPUT/errors.csv and errors.md, plots of errors, learning curves,
 dissociation curves and parity next to them. To choose settings give --part valid, which leaves the
 test frames alone, and flags of mace_run_train after --.
 """
@@ -34,6 +34,7 @@ from benchmarks.suite import (
     prepare,
     seconds_per_epoch,
     stages,
+    stages_of_starts,
     systems_by_name,
     variants,
 )
@@ -169,9 +170,23 @@ def _logged(command: list[str], log: Path, environment: dict[str, str], start: A
 def _train(
     run: Run, files: dict[str, Path], flags: list[str], environment: dict[str, str], start: Any
 ) -> None:
-    """The stages that are not done yet."""
+    """The stages that are not done yet: the first ones of every start, the others of the best."""
+    numbered, shared = list(enumerate(stages(run.system), start=1)), stages_of_starts(run.system)
+    for start_of_run in run.all_starts() if shared else []:
+        _train_stages(start_of_run, numbered[:shared], files, flags, environment, start)
+    _train_stages(run.best_start(), numbered[shared:], files, flags, environment, start)
+
+
+def _train_stages(
+    run: Run,
+    numbered: list[tuple[int, dict[str, Any]]],
+    files: dict[str, Path],
+    flags: list[str],
+    environment: dict[str, str],
+    start: Any,
+) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    for number, stage in enumerate(stages(run.system), start=1):
+    for number, stage in numbered:
         config = run.folder / f"stage{number}.yaml"
         if run.stage_done(number).exists():
             continue
@@ -190,7 +205,7 @@ def _description(run: Run) -> dict[str, Any]:
         "energies_per_atom": run.system.energies_per_atom,
         "transposed": run.system.settings.get("transposed_born_charges", False),
         "curve": run.system.settings.get("curve"),
-        "model": str(run.model),
+        "model": str(run.best_start().model),
     }
 
 
@@ -204,6 +219,7 @@ def _evaluate(folder: Path, part: str) -> None:
 
     task = json.loads((folder / "run.json").read_text())
     frames = read(task["frames"], ":")
+    trained = Path(task["model"]).parent
     calculator = load_calculator(task["model"])
     found = compare(calculator, frames, where=task["data"])
     if task["transposed"] and "born_charges" in found:
@@ -222,8 +238,8 @@ def _evaluate(folder: Path, part: str) -> None:
     result = {
         **{key: task[key] for key in ("data", "variant", "seed", "part", "energies_per_atom")},
         "parameters": parameters,
-        "seconds_per_epoch": seconds_per_epoch(folder),
-        "epochs": learning_curve(folder)[-1]["epoch"] + 1,
+        "seconds_per_epoch": seconds_per_epoch(trained),
+        "epochs": learning_curve(trained)[-1]["epoch"] + 1,
         "measures": measures,
     }
     unfinished = folder / f".result_{part}.json"

@@ -118,7 +118,7 @@ def _draw_learning(path: Path, runs: list[Run]) -> None:
     """Force errors on the validation frames during the training, first seed of each variant."""
     made, (axis,) = plots.figure()
     for variant, run in _first_of_each(runs).items():
-        curve = learning_curve(run.folder)
+        curve = learning_curve(run.best_start().folder)
         epochs = [entry["epoch"] + 1 for entry in curve]
         forces = [1e3 * entry["rmse_f"] for entry in curve]
         axis.loglog(epochs, forces, "k--" if variant == "sr" else "-", lw=1.2, label=variant)

@@ -6,7 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ PACKAGE_DATA = Path(__file__).parents[2] / "mace_polmp" / "data"
 # Files of CONFIGS that are not a data set each.
 _SHARED = ("common", "variants")
 PARTS = ("valid", "test")
+_NEXT_SEED = 1000  # from one start of a run to the next
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class System:
     @property
     def energies_per_atom(self) -> bool:
         return bool(self.settings["energies"] == "atom")
+
+    @property
+    def starts(self) -> int:
+        """How many trainings are begun, of which the best is trained to the end."""
+        return int(self.settings.get("starts", {}).get("count", 1))
 
     @property
     def too_few_to_hold_out(self) -> bool:
@@ -72,19 +78,26 @@ def variants() -> dict[str, dict[str, Any]]:
     return dict(yaml.safe_load((CONFIGS / "variants.yaml").read_text()))
 
 
-def training_flags(system: System, variant: str) -> dict[str, Any]:
+def training_flags(system: System, variant: str, start: int = 0) -> dict[str, Any]:
     """The flags of mace_run_train of a variant on a data set, without those of stages."""
     common = yaml.safe_load((CONFIGS / "common.yaml").read_text())
     own = dict(variants()[variant])
     flags = {**common["training"], **system.settings.get("training", {})}
     if own.pop("head", True):
         flags.update(common["head"], **system.settings.get("head", {}))
+        of_starts = system.settings.get("starts", {}).get("head", [{}])
+        flags.update(of_starts[start % len(of_starts)])
     return {**flags, **own}
 
 
 def stages(system: System) -> list[dict[str, Any]]:
     """Flags of each stage of the training, one after the other."""
     return list(system.settings.get("stages", [{}]))
+
+
+def stages_of_starts(system: System) -> int:
+    """How many of the stages each of several starts goes through."""
+    return int(system.settings["starts"]["stages"]) if system.starts > 1 else 0
 
 
 def prepare(system: System, data_dir: Path, output: Path, part: str) -> dict[str, Path]:
@@ -157,13 +170,14 @@ def _take(
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a variant on a data set with a seed."""
+    """One training: a variant on a data set with a seed; or one of its starts."""
 
     system: System
     variant: str
     seed: int
     output: Path
     part: str
+    start: int | None = None  # which of several
 
     @property
     def name(self) -> str:
@@ -171,11 +185,32 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.system.folder(self.output, self.part) / self.variant / f"seed{self.seed}"
+        folder = self.system.folder(self.output, self.part) / self.variant / f"seed{self.seed}"
+        return folder if self.start is None else folder / f"start{self.start}"
 
     @property
     def model(self) -> Path:
         return self.folder / "m.model"
+
+    def all_starts(self) -> list[Run]:
+        """Its trainings of which the best is trained to the end; itself where there is one."""
+        if self.system.starts == 1:
+            return [self]
+        return [replace(self, start=number) for number in range(self.system.starts)]
+
+    def best_start(self) -> Run:
+        """The one with the lowest loss where they were compared, which is written down then."""
+        starts = self.all_starts()
+        if len(starts) == 1:
+            return self
+        chosen = self.folder / "chosen.json"
+        if not chosen.exists():
+            losses = [learning_curve(start.folder)[-1]["loss"] for start in starts]
+            found = {"start": int(np.nanargmin(losses)), "losses": losses}
+            unfinished = self.folder / ".chosen.json"
+            unfinished.write_text(json.dumps(found, indent=1))
+            os.replace(unfinished, chosen)
+        return starts[json.loads(chosen.read_text())["start"]]
 
     @property
     def result(self) -> Path:
@@ -186,7 +221,7 @@ class Run:
 
     def settings(self, files: dict[str, Path], stage: dict[str, Any]) -> dict[str, Any]:
         """What the file given to mace_run_train --config holds."""
-        flags = {**training_flags(self.system, self.variant), **stage}
+        flags = {**training_flags(self.system, self.variant, self.start or 0), **stage}
         valid = "valid"
         if self.system.too_few_to_hold_out:
             valid = "train"
@@ -195,7 +230,7 @@ class Run:
                 flags["batch_size"] = min(flags["batch_size"], n_train)
         return {
             "name": "m",
-            "seed": self.seed,
+            "seed": self.seed + _NEXT_SEED * (self.start or 0),
             "work_dir": str(self.folder),
             "train_file": str(files["train"]),
             "valid_file": str(files[valid]),

@@ -1,10 +1,13 @@
 """The accuracy benchmarks: how runs are composed, and a small matrix from data to plots."""
 
 import csv
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +45,9 @@ def start(folder, *arguments):
 @pytest.mark.parametrize("name", DATA)
 def test_every_variant_of_every_data_set_is_a_valid_training(name, variant, tmp_path):
     parser = build_parser()
-    for stage in suite.stages(system(name)):
+    starts = suite.Run(system(name), variant, 1, tmp_path, "test").all_starts()
+    for run, stage in itertools.product(starts, suite.stages(system(name))):
         path = tmp_path / "config.yaml"
-        run = suite.Run(system(name), variant, 1, tmp_path, "test")
         files = {"train": tmp_path / "train.xyz", "valid": tmp_path / "valid.xyz"}
         settings = run.settings(files, stage)
         path.write_text(json.dumps(settings))  # JSON is YAML
@@ -99,6 +102,60 @@ def test_dimers_hold_out_the_farthest_frame_for_choices_only(tmp_path):
     final = suite.prepare(system("dimers_CC"), tmp_path, tmp_path / "out", "test")
     assert len(read(final["train"], ":")) == 6
     assert final["train"].parent != choices["train"].parent
+
+
+def test_starts_differ_in_seed_and_head_and_the_lowest_loss_goes_on(tmp_path):
+    run = suite.Run(system("dimers_CC"), "uQiqiu", 7, tmp_path, "test")
+    starts = run.all_starts()
+    files = {"train": tmp_path / "train.xyz", "valid": tmp_path / "valid.xyz"}
+    settings = [start.settings(files, {}) for start in starts]
+    assert settings[0]["seed"] == 7
+    assert len({s["seed"] for s in settings}) == len({s["work_dir"] for s in settings}) == 4
+    rates = [(s.get("head_lr"), s.get("head_warmup_epochs")) for s in settings]
+    assert len(set(rates)) == 2 and rates[:2] == rates[2:]
+    short_range = replace(run, variant="sr").all_starts()[1].settings(files, {})
+    assert "head_lr" not in short_range and "head_warmup_epochs" not in short_range
+
+    def record(start, loss):
+        folder = start.folder / "results"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [{"mode": "eval", "epoch": n, "loss": x} for n, x in enumerate((9.0, loss))]
+        (folder / "m_train.txt").write_text("\n".join(map(json.dumps, lines)))
+
+    for start_of_run, loss in zip(starts, (3.0, float("nan"), 1.0, 2.0), strict=True):
+        record(start_of_run, loss)
+    assert run.best_start() == starts[2]
+    record(starts[3], 0.5)  # what was chosen is not chosen anew
+    assert run.best_start() == starts[2]
+    assert suite.Run(system("water"), "les", 7, tmp_path, "test").best_start().start is None
+
+
+def test_several_starts_train_and_the_best_one_is_evaluated(tmp_path):
+    """The script as it is, on a data set of its own."""
+    copy = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, copy, ignore=shutil.ignore_patterns("results", "__pycache__"))
+    configs = tmp_path / "configs" / "benchmarks"
+    configs.mkdir(parents=True)
+    for name in ("common", "variants"):
+        shutil.copy(suite.CONFIGS / f"{name}.yaml", configs)
+    flags = dict.fromkeys(("num_channels", "r_max"), 4) | {"max_ell": 1, "batch_size": 4}
+    tiny = {
+        "systems": {"tiny": {"train": "t.xyz", "valid": "t.xyz", "test": "t.xyz"}},
+        "energies": "structure",
+        "training": flags,
+        "stages": [{"max_num_epochs": 2, "eval_interval": 1}, {"max_num_epochs": 3}],
+        "starts": {"count": 2, "stages": 1, "head": [{"head_lr": 0.001}, {"head_lr": 0.01}]},
+    }
+    (configs / "tiny.yaml").write_text(json.dumps(tiny))
+    write(tmp_path / "t.xyz", read(data_file("train"), ":4"))
+    command = [sys.executable, copy / "run_benchmarks.py", "--data=tiny", "--variants=les"]
+    command += ["--data_dir", tmp_path, "--output", tmp_path / "out"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    folder = tmp_path / "out" / "tiny" / "les" / "seed1"
+    chosen = json.loads((folder / "chosen.json").read_text())["start"]
+    done = {n: sorted(p.name for p in folder.glob(f"start{n}/*.done")) for n in (0, 1)}
+    assert done == {chosen: ["stage1.done", "stage2.done"], 1 - chosen: ["stage1.done"]}
+    assert json.loads((folder / "result_test.json").read_text())["epochs"] == 3
 
 
 def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):
