@@ -6,9 +6,10 @@
 
 Each run is a mace_run_train with a configuration composed from configs/benchmarks (common, data
 set, variant), kept in OUTPUT/DATA/VARIANT/seedN. What is done is not repeated, what was interrupted
-goes on. A data set may ask for several starts, of which the one with the lowest loss goes on. Errors go to OUTPUT/errors.csv and errors.md, plots of errors, learning curves,
-dissociation curves and parity next to them. To choose settings give --part valid, which leaves the
-test frames alone, and flags of mace_run_train after --.
+goes on. A data set may ask for several starts, of which the one with the lowest loss goes on.
+Errors go to OUTPUT/errors.csv and errors.md, plots of errors, learning curves, dissociation curves
+and parity next to them. To choose settings give --part valid, which leaves the test frames alone,
+and flags of mace_run_train after --.
 """
 
 from __future__ import annotations
