@@ -38,6 +38,7 @@ from benchmarks.suite import (
     stages_of_starts,
     systems_by_name,
     variants,
+    write_json,
 )
 from tqdm import tqdm
 
@@ -173,8 +174,8 @@ def _train(
 ) -> None:
     """The stages that are not done yet: the first ones of every start, the others of the best."""
     numbered, shared = list(enumerate(stages(run.system), start=1)), stages_of_starts(run.system)
-    for start_of_run in run.all_starts() if shared else []:
-        _train_stages(start_of_run, numbered[:shared], files, flags, environment, start)
+    for candidate in run.all_starts():
+        _train_stages(candidate, numbered[:shared], files, flags, environment, start)
     _train_stages(run.best_start(), numbered[shared:], files, flags, environment, start)
 
 
@@ -243,9 +244,7 @@ def _evaluate(folder: Path, part: str) -> None:
         "epochs": learning_curve(trained)[-1]["epoch"] + 1,
         "measures": measures,
     }
-    unfinished = folder / f".result_{part}.json"
-    unfinished.write_text(json.dumps(result, indent=1))
-    os.replace(unfinished, folder / f"result_{part}.json")
+    write_json(folder / f"result_{part}.json", result)
 
 
 def _curve(calculator: Any, task: dict[str, Any]) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,35 +12,36 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 
-def load_calculator(
-    model: str | Path, device: str = "cpu", default_dtype: str | None = None
-) -> Calculator:
+@contextmanager
+def precision_is_meant() -> Iterator[None]:
+    """Without upstream's warnings that a model is converted to another precision, or is not."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def load_calculator(model: str | Path, device: str = "cpu", default_dtype: str = "") -> Calculator:
     """A MultipoleMACECalculator with its defaults, or upstream's for any other MACE.
 
     Args:
         model: a .model or .safetensors file.
         device: where it is evaluated.
-        default_dtype: "float32" or "float64"; None for the precision it was trained in.
+        default_dtype: "float32" or "float64"; empty for the precision it was trained in.
 
     Raises:
-        InputError: a file that holds no model.
+        InputError: a file that holds no model, or one of a newer format.
     """
-    import torch
     from mace.calculators import MACECalculator
 
     from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
     from mace_polmp.modules import MultipoleMACE
-    from mace_polmp.modules.io import load_any
+    from mace_polmp.modules.io import check_format, load_any
 
-    loaded = load_any(str(model))
-    if default_dtype is None:
-        double = next(loaded.parameters()).dtype == torch.float64
-        default_dtype = "float64" if double else "float32"
+    loaded, kind = load_any(model, device), MACECalculator
     if isinstance(loaded, MultipoleMACE):
-        return MultipoleMACECalculator(model, device=device, default_dtype=default_dtype)
-    # Upstream warns of a conversion of the precision, which is meant.
-    logging.disable(logging.WARNING)
-    try:
-        return MACECalculator(str(model), device=device, default_dtype=default_dtype)
-    finally:
-        logging.disable(logging.NOTSET)
+        check_format(loaded, model)
+        kind = MultipoleMACECalculator
+    with precision_is_meant():
+        return kind(models=loaded, device=device, default_dtype=default_dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -59,15 +58,14 @@ def make_calculator(args: argparse.Namespace, **more: Any) -> MultipoleMACECalcu
     import torch
 
     from mace_polmp.calculators import MultipoleMACECalculator
+    from mace_polmp.calculators.loading import precision_is_meant
 
     try:
         torch.empty(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"--device {args.device} is not available: {reason}") from error
-    # Upstream warns where a model trained in another precision is converted, which is meant.
-    logging.disable(logging.WARNING)
-    try:
+    with precision_is_meant():
         return MultipoleMACECalculator(
             args.model,
             device=args.device,
@@ -78,8 +76,6 @@ def make_calculator(args: argparse.Namespace, **more: Any) -> MultipoleMACECalcu
             **({} if args.head is None else {"head": args.head}),
             **more,
         )
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def read_structure(path: str, index: int) -> Atoms:

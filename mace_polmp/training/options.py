@@ -105,6 +105,11 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise InputError(f"{name} must be a whole number of {least} or more, got {value!r}")
+        if self.head_warmup_epochs > 0 and self.training_mode != "all":
+            raise InputError(
+                f"--head_warmup_epochs {self.head_warmup_epochs} is for --training_mode all, not "
+                f"{self.training_mode}: leave it out"
+            )
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> TrainingOptions:

@@ -37,8 +37,7 @@ def run_phases(
         seed: of the directions of cached forces.
 
     Raises:
-        InputError: a phase of the head that leaves no epoch for everything, or a warm-up of a head
-            that is trained alone.
+        InputError: a phase of the head that leaves no epoch for everything.
     """
     swa, total = settings["swa"], settings["max_num_epochs"]
     # Upstream keeps the best model of the epochs before stage two: at least one is left.
@@ -50,11 +49,6 @@ def run_phases(
     def growing(part: Settings) -> None:
         _grow_head(loop, part, scaled)
 
-    if training.head_warmup_epochs > 0 and training.training_mode != "all":
-        raise InputError(
-            f"--head_warmup_epochs {training.head_warmup_epochs} is for --training_mode all, not "
-            f"{training.training_mode}: leave it out"
-        )
     if training.training_mode == "head_only":
         head_alone(settings)
         return

@@ -207,9 +207,7 @@ class Run:
         if not chosen.exists():
             losses = [learning_curve(start.folder)[-1]["loss"] for start in starts]
             found = {"start": int(np.nanargmin(losses)), "losses": losses}
-            unfinished = self.folder / ".chosen.json"
-            unfinished.write_text(json.dumps(found, indent=1))
-            os.replace(unfinished, chosen)
+            write_json(chosen, found)
         return starts[json.loads(chosen.read_text())["start"]]
 
     @property
@@ -240,6 +238,13 @@ class Run:
 
     def load_result(self) -> dict[str, Any]:
         return dict(json.loads(self.result.read_text()))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(json.dumps(content, indent=1))
+    os.replace(unfinished, path)
 
 
 def learning_curve(folder: Path) -> list[dict[str, Any]]:
