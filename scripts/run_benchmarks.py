@@ -125,9 +125,8 @@ def _run_all(runs: list[Run], args: argparse.Namespace, flags: list[str]) -> dic
             data = files[run.system.folder(run.output, run.part)]
             _train(run, data, flags, environment, start)
             command = [sys.executable, __file__, f"--evaluate={run.folder}", f"--part={run.part}"]
-            (run.folder / "run.json").write_text(
-                json.dumps({**_description(run), "frames": str(data[run.part])})
-            )
+            task = {**_description(run), "frames": str(data[run.part])}
+            write_json(run.folder / "run.json", task)
             _logged(command, run.folder / "evaluation.out", environment, start)
 
         futures = {pool.submit(work, run): run for run in waiting}
