@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.io import read, write
 
 from mace_polmp.cli.quickstart import data_file
@@ -130,7 +131,7 @@ def test_starts_differ_in_seed_and_head_and_the_lowest_loss_goes_on(tmp_path):
     assert suite.Run(system("water"), "les", 7, tmp_path, "test").best_start().start is None
 
 
-def test_several_starts_train_and_the_best_one_is_evaluated(tmp_path):
+def test_several_starts_train_in_stages_and_the_best_one_is_evaluated(tmp_path):
     """The script as it is, on a data set of its own."""
     copy = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, copy, ignore=shutil.ignore_patterns("results", "__pycache__"))
@@ -143,7 +144,10 @@ def test_several_starts_train_and_the_best_one_is_evaluated(tmp_path):
         "systems": {"tiny": {"train": "t.xyz", "valid": "t.xyz", "test": "t.xyz"}},
         "energies": "structure",
         "training": flags,
-        "stages": [{"max_num_epochs": 2, "eval_interval": 1}, {"max_num_epochs": 3}],
+        "stages": [
+            {"max_num_epochs": 2, "eval_interval": 1, "lr_scheduler_gamma": 0.9},
+            {"max_num_epochs": 3, "lr_scheduler_gamma": 0.5},
+        ],
         "starts": {"count": 2, "stages": 1, "head": [{"head_lr": 0.001}, {"head_lr": 0.01}]},
     }
     (configs / "tiny.yaml").write_text(json.dumps(tiny))
@@ -156,6 +160,9 @@ def test_several_starts_train_and_the_best_one_is_evaluated(tmp_path):
     done = {n: sorted(p.name for p in folder.glob(f"start{n}/*.done")) for n in (0, 1)}
     assert done == {chosen: ["stage1.done", "stage2.done"], 1 - chosen: ["stage1.done"]}
     assert json.loads((folder / "result_test.json").read_text())["epochs"] == 3
+    (path,) = folder.glob(f"start{chosen}/checkpoints/*.pt")
+    schedule = torch.load(path, weights_only=False)["lr_scheduler"]
+    assert schedule["gamma"] == 0.5 and schedule["last_epoch"] == 2
 
 
 def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):
