@@ -193,7 +193,7 @@ def _train_stages(
         if run.stage_done(number).exists():
             continue
         config.write_text(yaml.safe_dump(run.settings(files, stage), sort_keys=False))
-        if "--lr_scheduler_gamma" not in flags:
+        if not any(flag.startswith("--lr_scheduler_gamma") for flag in flags):
             _set_decay(run.folder, stage)
         command = [sys.executable, "-m", "mace_polmp.cli.run_train", f"--config={config}", *flags]
         _logged(command, run.folder / "training.out", environment, start)
