@@ -17,10 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,7 +122,7 @@ def _run_all(runs: list[Run], args: argparse.Namespace, flags: list[str]) -> dic
     failed = {}
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": threads}
-    with _processes() as start, ThreadPoolExecutor(args.jobs) as pool:
+    with ThreadPoolExecutor(args.jobs) as pool, _processes(pool) as start:
 
         def work(run: Run) -> None:
             data = files[run.system.folder(run.output, run.part)]
@@ -146,19 +148,28 @@ def _run_all(runs: list[Run], args: argparse.Namespace, flags: list[str]) -> dic
 
 
 @contextmanager
-def _processes() -> Iterator[Any]:
-    """A function that starts processes, which do not survive this one."""
+def _processes(pool: ThreadPoolExecutor) -> Iterator[Any]:
+    """A function that starts processes, which do not survive this one: what interrupts it ends them
+    and the pool, whose threads would otherwise start what is still waiting.
+    """
     running: list[subprocess.Popen[bytes]] = []
+    lock, stopped = threading.Lock(), threading.Event()
 
     def start(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
-        running.append(subprocess.Popen(*args, **kwargs))
-        return running[-1]
+        with lock:
+            if stopped.is_set():
+                raise CancelledError
+            running.append(subprocess.Popen(*args, **kwargs))
+            return running[-1]
 
     try:
         yield start
     except BaseException:
-        for process in running:
-            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        with lock:
+            stopped.set()
+            for process in running:
+                process.kill()
         raise
 
 
@@ -285,6 +296,7 @@ def _summary(run: Run) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as queues stop jobs
     try:
         sys.exit(main())
     except (InputError, FileNotFoundError) as error:

@@ -5,8 +5,11 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +196,37 @@ def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):
     assert again.returncode == 0, again.stderr
     assert model.stat().st_mtime_ns == before
     assert (out / "errors.md").read_text() == table
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_interrupts_a_matrix_ends_its_trainings_and_starts_no_more(tmp_path, number):
+    """Left alone, a training would write to the same files as the one that goes on."""
+    for part in ("train", "valid", "far"):
+        write(tmp_path / f"water_ions_{part}.xyz", read(data_file(part), ":4"))
+    command = ["--data_dir=.", "--variants", "sr", "les", "--", *SMALL, "--batch_size=4"]
+    command += ["--max_num_epochs=100000"]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "run_benchmarks.py", *command],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    folder = tmp_path / "benchmarks" / "water_ions"
+    try:
+        while not list(folder.glob("sr/seed1/checkpoints/*.pt")) and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "interrupted; run the same command again to go on" in errors
+        assert "Traceback" not in errors
+        assert not (folder / "les").exists()
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_missing_files_and_failed_runs_are_named(tmp_path):
