@@ -25,8 +25,13 @@ _MOST_STRUCTURES, _MOST_ATOMS = 16, 2000
 _SHARED = ("charge_readout", "smearing", "kspace_spacing", "constrain_charge")
 
 
-def sample(dataset: Any) -> list[Data]:
-    """Up to 16 structures of a training set, one per batch dictionary, on the CPU."""
+def sample(dataset: Any, most_atoms: int = _MOST_ATOMS) -> list[Data]:
+    """Up to 16 structures of a training set, one per batch dictionary, on the CPU.
+
+    Args:
+        dataset: what upstream's loader reads from.
+        most_atoms: in all of them together, but for a first one that is larger.
+    """
     assert isinstance(dataset, Sized)
     step = max(1, len(dataset) // _MOST_STRUCTURES)
     out: list[Data] = []
@@ -34,7 +39,7 @@ def sample(dataset: Any) -> list[Data]:
     for index in range(0, len(dataset), step):
         graph = dataset[index]  # type: ignore[index]
         atoms += graph.num_nodes
-        if len(out) == _MOST_STRUCTURES or (out and atoms > _MOST_ATOMS):
+        if len(out) == _MOST_STRUCTURES or (out and atoms > most_atoms):
             break
         out.append(torch_geometric.Batch.from_data_list([graph]).to_dict())
     return out

@@ -9,16 +9,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.born_charges import born_charges
 from mace_polmp.modules.electronegativity import electropositivity
 
 Data = dict[str, Tensor]
+
+MOST_ATOMS = 300  # Judging comes with every checkpoint and takes four evaluations.
 
 
 class Orientation:
     """Turns the multipoles of a model so that electronegative elements are negative on average.
 
-    Energies and forces do not know this sign, and early in a training it can change.
+    Energies and forces do not know this sign, and early in a training it can change. Judged are the
+    diagonals of Born charges: latent charges alone may say the opposite where dipoles outweigh
+    them. Where there are no Born charges (slabs, backbones converted for accelerators) latent
+    charges have to do.
 
     Args:
         model: the model.
@@ -33,14 +40,20 @@ class Orientation:
 
     def __call__(self) -> None:
         """Turn them where they point the other way."""
-        agreement = 0.0
-        with torch.no_grad():
-            for data in self._batches:
-                charge = self._model.read_multipoles(data)[1].charge
-                expected = self._scale.to(charge)[data["node_attrs"].argmax(-1)]
-                agreement += float((charge * (expected - expected.mean())).sum())
-        if agreement < 0.0:
+        if sum(self._agreement(data) for data in self._batches) < 0.0:
             self._model.multipole_readouts.turn()
+
+    def _agreement(self, data: Data) -> float:
+        charges = self._charges(data)
+        expected = self._scale.to(charges)[data["node_attrs"].argmax(-1)]
+        return float((charges * (expected - expected.mean())).sum())
+
+    def _charges(self, data: Data) -> Tensor:
+        try:
+            return born_charges(self._model, data).diagonal(dim1=-2, dim2=-1).mean(-1)
+        except InputError:
+            with torch.no_grad():
+                return self._model.read_multipoles(data)[1].charge
 
     def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that turns them first."""

@@ -41,7 +41,7 @@ from mace_polmp.training.lbfgs import PreconditionedLBFGS
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
-from mace_polmp.training.orientation import Orientation, is_free
+from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
 from mace_polmp.training.phases import HEAD_GROUP, run_phases
 from mace_polmp.training.statistics import log_head
 
@@ -324,7 +324,8 @@ class _Run:
         model, loader = settings["model"], settings["train_loader"]
         datasets = [loader.dataset, *(x.dataset for x in settings["valid_loaders"].values())]
         if not self._training.used and is_free(model, datasets):
-            orientation = Orientation(model, sample(loader.dataset), settings["device"])
+            few = sample(loader.dataset, most_atoms=MOST_ATOMS)
+            orientation = Orientation(model, few, settings["device"])
             handler = settings["checkpoint_handler"]
             handler.save = orientation.before(handler.save)
         run_phases(self._upstream["train"], settings, self._training, self._scaled, self._seed)

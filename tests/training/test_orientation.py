@@ -6,6 +6,8 @@ import torch
 
 from mace_polmp.cli.run_train import main
 from mace_polmp.modules import LongRangeOptions
+from mace_polmp.modules.born_charges import born_charges
+from mace_polmp.modules.electronegativity import electropositivity
 from mace_polmp.modules.io import load_model
 from mace_polmp.training.orientation import Orientation, is_free
 from tests.cli.runs import flags, open_frames, write_data
@@ -33,6 +35,38 @@ def test_electronegative_elements_end_up_negative():
         model.multipole_readouts.orientation.fill_(sign)
         orientation()
         assert model.multipole_readouts.orientation == 1.0
+
+
+def agreement(charges, data, model):
+    """How far electronegative elements are the negative ones."""
+    scale = torch.tensor(electropositivity(model.atomic_numbers.tolist()))
+    expected = scale.to(charges)[data["node_attrs"].argmax(-1)]
+    return float((charges.detach() * (expected - expected.mean())).sum())
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_born_charges_decide_where_dipoles_outweigh_charges(sign):
+    model = random_model(seed=3)
+    readouts = model.multipole_readouts
+    with torch.no_grad():
+        readouts.element_bias[:, 0] = 0.0
+    readouts.orientation.fill_(sign)
+    data = make_batch([salty_water()], model)
+    Orientation(model, [data], "cpu")()
+    assert agreement(born_charges(model, data).diagonal(dim1=-2, dim2=-1).sum(-1), data, model) > 0
+    assert agreement(evaluate(model, salty_water())["charges"], data, model) < 0
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_slabs_are_judged_by_their_latent_charges(sign):
+    model = random_model()
+    model.multipole_readouts.orientation.fill_(sign)
+    slab = salty_water(periodic=True)
+    slab.set_cell([9.0, 9.0, 30.0])
+    slab.pbc = (True, True, False)
+    data = make_batch([slab], model)
+    Orientation(model, [data], "cpu")()
+    assert agreement(evaluate(model, slab)["charges"], data, model) > 0
 
 
 def test_charged_structures_fix_the_sign():
