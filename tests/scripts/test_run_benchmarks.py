@@ -211,6 +211,8 @@ def test_what_interrupts_a_matrix_ends_its_trainings_and_starts_no_more(tmp_path
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Jobs in the background of a script, as these tests may be, ignore Ctrl-C and pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     folder = tmp_path / "benchmarks" / "water_ions"
     try:
