@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Make dimers of the classes CP, PA and AA, on which no setting of the benchmark was chosen.
 
-    python scripts/benchmarks/make_dimers.py --data_dir DATA --output DATA
+    python scripts/benchmarks/make_dimers.py --data_dir DATA --output xtb_dimers
 
 Molecules of the published dimer set (its files in DATA), relaxed, turned at random and
 pulled apart from a gap of 2.6 Å to 15 Å in a periodic 30 Å box; ten frames to train, the farthest
@@ -29,8 +29,15 @@ ALONG = np.ones(3) / np.sqrt(3)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the set")
-    parser.add_argument("--output", type=Path, default=Path("data"))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("xtb_dimers"),
+        help="not the folder of the set, whose own files of these classes have the same names",
+    )
     args = parser.parse_args()
+    if args.output.resolve() == args.data_dir.resolve():
+        parser.error("--output must not be --data_dir: files there would be overwritten")
     args.output.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     ions, with_apolar, polars = (
@@ -64,11 +71,13 @@ def turned(molecule: Atoms, rng: np.random.Generator) -> Atoms:
     return Atoms(molecule.numbers, molecule.positions @ turn.T)
 
 
-def labels(atoms: Atoms, charge: int) -> tuple[float, np.ndarray]:
-    atoms = Atoms(
-        atoms.numbers, atoms.positions, cell=3 * [BOX], pbc=True, calculator=calculator(charge)
-    )
-    return atoms.get_potential_energy(), atoms.get_forces()
+def labelled(atoms: Atoms, charge: int) -> Atoms:
+    frame = Atoms(atoms.numbers, atoms.positions, cell=3 * [BOX], pbc=True)
+    boxed = frame.copy()
+    boxed.calc = calculator(charge)
+    frame.info["REF_energy"] = boxed.get_potential_energy()
+    frame.arrays["REF_forces"] = boxed.get_forces()
+    return frame
 
 
 def pulled_apart(first: Atoms, second: Atoms, charge: int, name: str) -> list[Atoms]:
@@ -80,21 +89,18 @@ def pulled_apart(first: Atoms, second: Atoms, charge: int, name: str) -> list[At
         apart = first.positions[:, None] - (second.positions + distance * ALONG)
         return float(np.linalg.norm(apart, axis=-1).min())
 
-    alone = labels(first, charge)[0] + labels(second, 0)[0]
+    parts = labelled(first, charge), labelled(second, 0)
+    alone = sum(part.info["REF_energy"] for part in parts)
     nearest = next(distance for distance in np.arange(3, 9, 0.05) if closest(distance) > GAP)
     frames = []
     for distance in tqdm(np.geomspace(nearest, FARTHEST, N_FRAMES), desc=name, disable=None):
         moved = Atoms(second.numbers, second.positions + distance * ALONG)
-        dimer = first + moved
-        energy, forces = labels(dimer, charge)
-        frame = Atoms(dimer.numbers, dimer.positions, cell=3 * [BOX], pbc=True)
+        frame = labelled(first + moved, charge)
         frame.info.update(
-            REF_energy=energy,
             distance=float(distance),
-            inter_energy=energy - alone,
+            inter_energy=frame.info["REF_energy"] - alone,
             energy_monomers=alone,
         )
-        frame.arrays["REF_forces"] = forces
         frames.append(frame)
     return frames
 
