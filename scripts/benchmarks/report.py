@@ -103,11 +103,15 @@ def _draw_errors(path: Path, data: str, groups: Groups) -> None:
     made, axes = plots.figure(2, size=(2.0 + 0.9 * len(names) + 3.0, 3.6))
     energy = "meV/atom" if groups[data, names[0]][0]["energies_per_atom"] else "meV"
     for axis, column, unit in zip(axes, ("E RMSE", "F RMSE"), (energy, "meV/Å"), strict=True):
+        means: list[float] = []
         for place, name in enumerate(names):
             values = _values(groups[data, name], column)
             color = "0.6" if name == "sr" else "C0"
             axis.bar(place, np.mean(values), color=color, alpha=0.6, width=0.7)
             axis.plot([place] * len(values), values, "k.", ms=5)
+            means.append(float(np.mean(values)))
+        if max(means) > 20 * min(means) > 0:  # else the short-range model dwarfs all others
+            axis.set_yscale("log")
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
         axis.set(ylabel=f"RMSE of {'energies' if column[0] == 'E' else 'forces'} / {unit}")
     made.suptitle(data)
