@@ -14,7 +14,7 @@ from mace_polmp.analysis.errors import QUANTITIES
 
 from .suite import Run, learning_curve, variants
 
-# Columns of the table: quantity, measure, factor, and how many digits.
+# Columns of the table: quantity, measure, factor.
 _COLUMNS = {
     "E MAE": ("energy", "mae", 1e3),
     "E RMSE": ("energy", "rmse", 1e3),
