@@ -6,10 +6,10 @@
 
 Each run is a mace_run_train with a configuration composed from configs/benchmarks (common, data
 set, variant), kept in OUTPUT/DATA/VARIANT/seedN. What is done is not repeated, what was interrupted
-goes on. A data set may ask for several starts, of which the one with the lowest loss goes on.
-Errors go to OUTPUT/errors.csv and errors.md, plots of errors, learning curves, dissociation curves
-and parity next to them. To choose settings give --part valid, which leaves the test frames alone,
-and flags of mace_run_train after --.
+goes on; other settings want another OUTPUT. A data set may ask for several starts, of which the one
+with the lowest loss goes on. Errors of all that OUTPUT holds go to OUTPUT/errors.csv and errors.md,
+plots of errors, learning curves, dissociation curves and parity next to them. To choose settings
+give --part valid, which leaves the test frames alone, and flags of mace_run_train after --.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from benchmarks.report import write_report
 from benchmarks.suite import (
     PARTS,
     Run,
+    finished_runs,
     learning_curve,
     prepare,
     seconds_per_epoch,
@@ -53,9 +54,8 @@ def main() -> int:
     if args.evaluate is not None:
         _evaluate(args.evaluate, args.part)
         return 0
-    runs = _matrix(args)
-    failed = _run_all(runs, args, flags)
-    done = [run for run in runs if run.result.exists()]
+    failed = _run_all(_matrix(args), args, flags)
+    done = finished_runs(args.output.resolve(), args.part)
     if done:
         write_report(done, args.output)
     for name, reason in failed.items():
@@ -103,8 +103,7 @@ def _matrix(args: argparse.Namespace) -> list[Run]:
     systems = {system.name: system for name in args.data for system in known[name]}
     runs = []
     for system in systems.values():
-        has_test = "test" in system.files or "test_frames" in system.files
-        part = args.part if has_test else "valid"
+        part = system.part(args.part)
         for seed in dict.fromkeys(args.seeds):
             for variant in dict.fromkeys(args.variants):
                 runs.append(Run(system, variant, seed, args.output.resolve(), part))
@@ -113,6 +112,8 @@ def _matrix(args: argparse.Namespace) -> list[Run]:
 
 def _run_all(runs: list[Run], args: argparse.Namespace, flags: list[str]) -> dict[str, str]:
     """Train and evaluate what is not done; returns what failed and why."""
+    for run in runs:
+        run.check_settings(flags)
     files: dict[Path, dict[str, Path]] = {}
     waiting = [run for run in runs if not run.result.exists()]
     for run in waiting:
@@ -126,6 +127,7 @@ def _run_all(runs: list[Run], args: argparse.Namespace, flags: list[str]) -> dic
 
         def work(run: Run) -> None:
             data = files[run.system.folder(run.output, run.part)]
+            run.note_settings(flags)
             _train(run, data, flags, environment, start)
             command = [sys.executable, __file__, f"--evaluate={run.folder}", f"--part={run.part}"]
             task = {**_description(run), "frames": str(data[run.part])}

@@ -54,6 +54,11 @@ class System:
         """Whether checkpoints are chosen by the frames that are trained on."""
         return bool(self.settings.get("hold_out", {}).get("only_for_choices", False))
 
+    def part(self, asked: str) -> str:
+        """The part that errors are given for: the one asked for, if it has that."""
+        has_test = "test" in self.files or "test_frames" in self.files
+        return asked if has_test else "valid"
+
     def folder(self, output: Path, part: str) -> Path:
         """Where its data and runs are; models that saw different frames are kept apart."""
         choices = self.too_few_to_hold_out and part == "valid"
@@ -238,6 +243,56 @@ class Run:
 
     def load_result(self) -> dict[str, Any]:
         return dict(json.loads(self.result.read_text()))
+
+    def _asked(self, flags: list[str]) -> dict[str, Any]:
+        """All that its model depends on besides the data and the seed."""
+        starts = [start.start or 0 for start in self.all_starts()]
+        settings = [training_flags(self.system, self.variant, start) for start in starts]
+        return {"flags": flags, "settings": settings, "stages": stages(self.system)}
+
+    @property
+    def _begun(self) -> bool:
+        return any(self.folder.rglob("checkpoints/*.pt"))
+
+    def check_settings(self, flags: list[str]) -> None:
+        """Whether it can go on with these flags.
+
+        Raises:
+            InputError: it was begun with others, or the files of CONFIGS have changed since.
+        """
+        noted = self.folder / "asked.json"
+        if not (self._begun and noted.exists()):
+            return
+        before = json.loads(noted.read_text())
+        if before == self._asked(flags):
+            return
+        what = "other settings than configs/benchmarks has now"
+        if before["flags"] != flags:
+            old, new = (" ".join(words) or "none" for words in (before["flags"], flags))
+            what = f"other flags after -- ({old}; now {new})"
+        raise InputError(
+            f"{self.name} was trained with {what}: give another --output, or remove {self.folder}"
+        )
+
+    def note_settings(self, flags: list[str]) -> None:
+        """Write down what it is trained with, before it is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._begun:
+            write_json(self.folder / "asked.json", self._asked(flags))
+
+
+def finished_runs(output: Path, asked: str) -> list[Run]:
+    """Every run in a folder that has a result, whichever call it is from."""
+    systems = {s.name: s for systems in systems_by_name().values() for s in systems}
+    runs = []
+    for system in systems.values():
+        part = system.part(asked)
+        for variant in variants():
+            folder = system.folder(output, part) / variant
+            seeds = [path.name.removeprefix("seed") for path in folder.glob("seed*")]
+            for seed in sorted(int(seed) for seed in seeds if seed.isdigit()):
+                runs.append(Run(system, variant, seed, output, part))
+    return [run for run in runs if run.result.exists()]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -197,6 +197,16 @@ def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):
     assert model.stat().st_mtime_ns == before
     assert (out / "errors.md").read_text() == table
 
+    fewer = start(tmp_path, *[word for word in command if word not in ("sr", 2)])
+    assert fewer.returncode == 0, fewer.stderr
+    assert (out / "errors.md").read_text() == table  # what earlier calls trained stays in it
+    other = start(tmp_path, *command[:-1], "--max_ell=2")
+    assert other.returncode == 1 and "Traceback" not in other.stderr
+    assert "water_ions/sr/seed1 was trained with other flags after --" in other.stderr
+    assert "--max_ell=1; now --max_num_epochs=2 --num_channels=4" in other.stderr
+    assert "give another --output" in other.stderr
+    assert model.stat().st_mtime_ns == before
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_interrupts_a_matrix_ends_its_trainings_and_starts_no_more(tmp_path, number):
@@ -243,3 +253,5 @@ def test_missing_files_and_failed_runs_are_named(tmp_path):
     assert "water_ions/les/seed1 failed: see" in result.stderr
     log = tmp_path / "benchmarks" / "water_ions" / "les" / "seed1" / "training.out"
     assert "smearing must be a positive" in log.read_text()
+    corrected = start(tmp_path, "--data_dir=.", "--variants=les", "--", *SMALL, "--batch_size=2")
+    assert corrected.returncode == 0, corrected.stderr
