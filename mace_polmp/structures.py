@@ -49,6 +49,32 @@ def read_structures(path: str | Path) -> list[Atoms]:
     return list(frames)
 
 
+def total_charge(atoms: Atoms, where: str = "atoms") -> float | None:
+    """The total charge of a structure in e; None if it says nothing.
+
+    That is info["total_charge"], as in training, or info["charge"], as in upstream's calculator.
+
+    Raises:
+        InputError: not a number, or both are there and differ.
+    """
+    found = {key: atoms.info[key] for key in ("total_charge", "charge") if key in atoms.info}
+    for key, value in found.items():
+        try:
+            found[key] = float(value)
+        except (TypeError, ValueError):
+            found[key] = np.nan
+        if not np.isfinite(found[key]):
+            raise InputError(
+                f"{where}: info['{key}'] must be a number, the total charge in e; got {value!r}"
+            )
+    if len(set(found.values())) > 1:
+        raise InputError(
+            f"{where}: info['total_charge'] is {found['total_charge']:g} e and info['charge'] "
+            f"{found['charge']:g} e; both mean the total charge: remove one"
+        )
+    return next(iter(found.values()), None)
+
+
 def is_isolated_atom(atoms: Atoms) -> bool:
     """Whether a frame is there for its atomic energy only, and needs no forces."""
     return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"

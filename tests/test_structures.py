@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.io import write
 
 from mace_polmp.errors import InputError
-from mace_polmp.structures import as_slab, check_structure, read_structures
+from mace_polmp.structures import as_slab, check_structure, read_structures, total_charge
 from tests.helpers import rock_salt
 
 
@@ -43,3 +43,14 @@ def test_total_charges_reach_the_calculator(tmp_path):
     atoms = Atoms("NaCl", positions=[[0, 0, 0], [0, 0, 2.5]], info={"total_charge": -1})
     write(tmp_path / "a.xyz", atoms)
     assert read_structures(tmp_path / "a.xyz")[0].info["charge"] == -1
+    assert total_charge(read_structures(tmp_path / "a.xyz")[0]) == -1.0
+
+
+def test_a_total_charge_must_be_one_number():
+    assert total_charge(Atoms("Na")) is None
+    assert total_charge(Atoms("Na", info={"charge": np.int64(1)})) == 1.0
+    for value in ("plus", float("nan"), [1, 2]):
+        with pytest.raises(InputError, match="frame 3: info.'charge'. must be a number"):
+            total_charge(Atoms("Na", info={"charge": value}), "frame 3")
+    with pytest.raises(InputError, match="total_charge'. is 0 e and info.'charge'. 1 e"):
+        total_charge(Atoms("Na", info={"charge": 1, "total_charge": 0}))

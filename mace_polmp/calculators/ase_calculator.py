@@ -19,7 +19,7 @@ from mace_polmp.modules.born_charges import born_charges, field_on_charges
 from mace_polmp.modules.io import load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
 from mace_polmp.modules.observables import electronic_permittivity, screening_factor
-from mace_polmp.structures import check_boundary, check_structure
+from mace_polmp.structures import check_boundary, check_structure, total_charge
 from mace_polmp.units import EPS0
 
 FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | None
@@ -39,6 +39,8 @@ class MultipoleMACECalculator(MACECalculator):
     electronic_polarizability [3, 3] e² Å²/eV (with the local-field sum of a periodic structure) and
     electronic_permittivity [3, 3] (ε∞ of a periodic structure).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
+    The total charge of a structure, e, which models with constrained charges know, is what
+    atoms.info has as "total_charge" or, as upstream's calculator calls it, as "charge".
 
     Args:
         model_paths: a .model or .safetensors file, a pattern such as "committee_*.model", or a list
@@ -55,8 +57,8 @@ class MultipoleMACECalculator(MACECalculator):
             structures (see modules.observables.screening_factor); never of energies and forces.
             None for the permittivity that the model was given or has learned.
         sum_rule: whether to enforce the acoustic sum rule on born_charges (of an open structure
-            they sum to atoms.info["charge"]), those of a field along periodic directions included:
-            it then does not push the structure as a whole.
+            they sum to its total charge), those of a field along periodic directions included: it
+            then does not push the structure as a whole.
         **kwargs: of mace.calculators.MACECalculator. Its compile_mode, enable_cueq, enable_oeq
             and padding do not work with this model and are refused.
 
@@ -146,8 +148,10 @@ class MultipoleMACECalculator(MACECalculator):
         dynamics.attach(advance, interval=1)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list:
-        # Results emptied by a new field must not count as up to date.
-        return super().check_state(atoms, tol) if self.results else all_changes
+        # Results emptied by a new field must not count as up to date, nor those of another charge.
+        if not self.results or self._total_charge(self.atoms) != self._total_charge(atoms):
+            return all_changes
+        return super().check_state(atoms, tol)
 
     def calculate(
         self,
@@ -233,8 +237,15 @@ class MultipoleMACECalculator(MACECalculator):
             epsilon = float(np.mean([model.permittivity() for model in self.models]))
         return float(screening_factor(chi, periodic, epsilon))
 
+    def _total_charge(self, atoms: Atoms) -> float | None:
+        key = self.info_keys.get("total_charge", "charge")
+        return total_charge(atoms) if key == "charge" else atoms.info.get(key)
+
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         batch = super()._atoms_to_batch(atoms)
+        charge = self._total_charge(atoms)
+        if charge is not None:  # upstream looks for another key than its training
+            batch["total_charge"] = torch.full_like(batch["total_charge"], charge)
         if atoms.pbc.sum() == 2:
             # Upstream makes the cell much longer where it is not periodic.
             cell = np.array(atoms.cell.array)

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from mace_polmp.modules.io import check_format, load_any
     from mace_polmp.modules.model import ELECTRICAL_OUTPUTS, MultipoleMACE
-    from mace_polmp.structures import check_structure, read_structures
+    from mace_polmp.structures import check_structure, read_structures, total_charge
     from mace_polmp.training import seams
 
     model = load_any(args.model)
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     for number, atoms in enumerate(structures):
         where = f"{args.configs}: frame {number}"
         check_structure(atoms, where, known, model.electrostatics)
+        total_charge(atoms, where)
         if args.compute_bec and atoms.pbc.sum() == 2:
             raise InputError(f"{where}: --compute_bec: Born charges of slabs are not available")
     born = _born_charges(args, model, structures) if args.compute_bec else None

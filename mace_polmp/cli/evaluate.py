@@ -44,16 +44,17 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compare, print the table, write CSV and plots."""
     from mace_polmp.calculators.comparison import compare
-    from mace_polmp.structures import check_structure, read_structures
+    from mace_polmp.structures import check_structure, read_structures, total_charge
 
     calculator = _calculator(args)
     frames = read_structures(args.configs)
     model = calculator.models[0]
     engine = getattr(model, "electrostatics", None)
     for number, atoms in enumerate(frames):
-        check_structure(
-            atoms, f"{args.configs}: frame {number}", model.atomic_numbers.tolist(), engine
-        )
+        where = f"{args.configs}: frame {number}"
+        check_structure(atoms, where, model.atomic_numbers.tolist(), engine)
+        if engine is not None:
+            total_charge(atoms, where)
     keys = {name: getattr(args, f"{name}_key") for name in QUANTITIES}
     found = compare(calculator, frames, keys, where=args.configs)
     if not found:

@@ -27,6 +27,7 @@ from mace.tools import tables_utils as upstream_tables
 from torch.nn.parallel import DistributedDataParallel
 
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.structures import total_charge
 from mace_polmp.training.fine_tuning import (
     check_carried_over,
     check_cutoff,
@@ -425,9 +426,9 @@ def evaluate(
     def with_charge(atoms: Any, *rest: Any, **named: Any) -> Any:
         """Upstream's evaluation reads no labels, of which models may need the total charge."""
         config = config_from_atoms(atoms, *rest, **named)
-        charge = atoms.info.get("total_charge", atoms.info.get("charge"))
+        charge = total_charge(atoms)
         if charge is not None:
-            config.properties["total_charge"] = float(charge)
+            config.properties["total_charge"] = charge
         return config
 
     with (

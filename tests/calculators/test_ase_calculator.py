@@ -255,6 +255,29 @@ def test_electrical_properties_on_demand():
         MultipoleMACECalculator(models=random_model(), epsilon_infinity=-1.0)
 
 
+def test_charges_sum_to_the_total_charge_under_either_name_and_follow_its_changes():
+    model = random_model(LongRangeOptions(constrain_charge="softness"))
+    atoms = salty_water()
+    atoms.calc = MultipoleMACECalculator(models=model, default_dtype="float64")
+    energies = {}
+    for key in ("total_charge", "charge"):
+        for total in (0, -1, 2):
+            atoms.info[key] = total  # the same positions: results of another charge are stale
+            energies[key, total] = atoms.get_potential_energy()
+            assert atoms.get_charges().sum() == pytest.approx(total, abs=1e-9)
+        del atoms.info[key]
+    assert atoms.get_charges().sum() == pytest.approx(0, abs=1e-9)
+    for total in (0, -1, 2):
+        assert energies["charge", total] == energies["total_charge", total]
+    assert len({round(energy, 6) for energy in energies.values()}) == 3
+    atoms.info.update(total_charge=1, charge=0)
+    with pytest.raises(InputError, match="is 1 e and info.'charge'. 0 e; both mean the total"):
+        atoms.get_potential_energy()
+    own = MultipoleMACECalculator(models=model, info_keys={"total_charge": "ionized"})
+    atoms.info["ionized"] = -2
+    assert own.get_property("charges", atoms).sum() == pytest.approx(-2, abs=1e-6)
+
+
 def test_changing_the_field_discards_results(model_file):
     atoms = salty_water()
     atoms.calc = MultipoleMACECalculator(model_file, default_dtype="float64")
