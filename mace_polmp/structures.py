@@ -59,20 +59,25 @@ def total_charge(atoms: Atoms, where: str = "atoms") -> float | None:
     """
     found = {key: atoms.info[key] for key in ("total_charge", "charge") if key in atoms.info}
     for key, value in found.items():
-        try:
-            found[key] = float(value)
-        except (TypeError, ValueError):
-            found[key] = np.nan
-        if not np.isfinite(found[key]):
+        if not is_finite_number(value):
             raise InputError(
                 f"{where}: info['{key}'] must be a number, the total charge in e; got {value!r}"
             )
-    if len(set(found.values())) > 1:
+    charges = {key: float(value) for key, value in found.items()}
+    if len(set(charges.values())) > 1:
         raise InputError(
-            f"{where}: info['total_charge'] is {found['total_charge']:g} e and info['charge'] "
-            f"{found['charge']:g} e; both mean the total charge: remove one"
+            f"{where}: info['total_charge'] is {charges['total_charge']:g} e and info['charge'] "
+            f"{charges['charge']:g} e; both mean the total charge: remove one"
         )
-    return next(iter(found.values()), None)
+    return next(iter(charges.values()), None)
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether something from a file is one, or a text that says one."""
+    try:
+        return bool(np.isfinite(float(value)))
+    except (TypeError, ValueError):
+        return False
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from ase import Atoms
 from mace.data import Configuration
@@ -11,7 +9,7 @@ from mace.data import Configuration
 from mace_polmp.analysis.errors import QUANTITIES
 from mace_polmp.calculators.comparison import check_label
 from mace_polmp.errors import InputError
-from mace_polmp.structures import find_label
+from mace_polmp.structures import find_label, is_finite_number
 from mace_polmp.training.options import TrainingOptions
 
 _CHARGE_TOLERANCE = 0.3  # e; what a sum of Born charges may differ from a total charge by
@@ -28,7 +26,7 @@ def electrical_label(atoms: Atoms, name: str, key: str, where: str) -> np.ndarra
     if name == "total_charge":
         if found is None:
             return None
-        if np.shape(found) != () or not _is_finite(found):
+        if np.shape(found) != () or not is_finite_number(found):
             raise InputError(f"{where}: the total charge '{key}' is {found}, not one finite number")
         return np.asarray(found, dtype=float)
     label = check_label(found, name, atoms, f"{where} ('{key}')")
@@ -87,7 +85,7 @@ def _check_total_charge(
     if label is None and not constrained:
         return
     other = atoms.info.get("charge")
-    if other is not None and _is_finite(other) and abs(float(other) - total) > 1e-6:
+    if other is not None and is_finite_number(other) and abs(float(other) - total) > 1e-6:
         raise InputError(
             f"{said}, but 'charge' is {float(other):g} e; correct one of them, or name the right "
             "one with --total_charge_key"
@@ -100,13 +98,6 @@ def _check_total_charge(
                 f"{said}, but its Born charges sum to {mean:.2f} e; correct the total charge or "
                 f"remove '{keys['born_charges']}'"
             )
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return bool(np.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False
 
 
 def _weight(atoms: Atoms, name: str) -> float:
