@@ -8,8 +8,23 @@ import os
 import pytest
 import torch
 
+from tests import devices
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
+
+
+MARKS = {"cuda": pytest.mark.cuda}  # the GPU's alone: -m cuda
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in devices.AVAILABLE]
+)
+def device(request):
+    """The device that a test runs on: the CPU, and the GPU where there is one."""
+    devices.use(request.param)
+    yield torch.device(request.param)
+    devices.use("cpu")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from mace.tools import torch_geometric
 
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.modules.electronegativity import electropositivity
+from tests.devices import current, moved
 
 ELEMENTS = [1, 8, 11, 17]
 
@@ -72,7 +73,7 @@ def random_model(
             for charge in (last.weight[0], last.bias[0], readouts.linear.weight[0]):
                 charge *= 3.0
         readouts.element_bias[:, 1:] = 0.0  # larger response coefficients
-    return model
+    return model.to(current())
 
 
 def make_graphs(atoms_list: list[Atoms], model: MultipoleMACE) -> list[data.AtomicData]:
@@ -92,11 +93,23 @@ def make_graphs(atoms_list: list[Atoms], model: MultipoleMACE) -> list[data.Atom
 
 
 def make_batch(atoms_list: list[Atoms], model: MultipoleMACE) -> dict[str, torch.Tensor]:
-    return torch_geometric.Batch.from_data_list(make_graphs(atoms_list, model)).to_dict()
+    return moved(torch_geometric.Batch.from_data_list(make_graphs(atoms_list, model)).to_dict())
 
 
 def evaluate(model: MultipoleMACE, *atoms: Atoms, **flags) -> dict[str, torch.Tensor]:
-    return model(make_batch(list(atoms), model), **flags)
+    return moved(model(make_batch(list(atoms), model), **flags), "cpu")
+
+
+def make_calculator(*arguments, **settings):
+    """A MultipoleMACECalculator on the device of the test."""
+    from mace_polmp.calculators import MultipoleMACECalculator
+
+    return MultipoleMACECalculator(*arguments, device=current(), **settings)
+
+
+def rounding() -> float:
+    """By how much two evaluations of the same may differ: a GPU adds in any order."""
+    return 0.0 if current() == "cpu" else 1e-10
 
 
 def rattled(atoms: Atoms, seed: int = 0, stdev: float = 0.15) -> Atoms:

@@ -275,17 +275,21 @@ class Electrostatics(torch.nn.Module):
         if len(present) == 1:
             return self._solve(present[0], sources, plan, settings, with_field)
         # A mixture: each kind on its own atoms, renumbered, and the parts put back in place.
-        kinds = torch.tensor(plan.kinds, device=batch.device)
-        parts, structures, atoms = [], [], []
-        for kind in present:
-            structures.append((kinds == kind).nonzero().squeeze(1))
-            atoms.append((kinds[batch] == kind).nonzero().squeeze(1))
-            part = sources.select(structures[-1], atoms[-1])
+        # Sorting, unlike picking by a mask, does not wait for a GPU.
+        ranks = torch.tensor([present.index(kind) for kind in plan.kinds], device=batch.device)
+        by_structure = torch.argsort(ranks, stable=True)
+        by_atom = torch.argsort(ranks[batch], stable=True)
+        members = [plan.of_kind(kind) for kind in present]
+        structures = torch.split(by_structure, [len(numbers) for numbers in members])
+        atoms = torch.split(by_atom, [sum(plan.n_atoms[n] for n in k) for k in members])
+        parts = []
+        for kind, structure, atom in zip(present, structures, atoms, strict=True):
+            part = sources.select(structure, atom)
             parts.append(self._solve(kind, part, plan, settings, with_field))
-        energy = torch.cat([p[0] for p in parts])[torch.argsort(torch.cat(structures))]
+        energy = torch.cat([p[0] for p in parts])[torch.argsort(by_structure)]
         if not with_field:
             return energy, None, None
-        back = torch.argsort(torch.cat(atoms))
+        back = torch.argsort(by_atom)
         potential = torch.cat([p[1] for p in parts if p[1] is not None])[back]
         field = torch.cat([p[2] for p in parts if p[2] is not None])[back]
         return energy, potential, field

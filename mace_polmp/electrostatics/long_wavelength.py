@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.moments import source_moments
 from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.products import small_product
 from mace_polmp.electrostatics.reciprocal import Lattice, Solver
 
 
@@ -70,7 +71,7 @@ def induced_charge_moment(
     weighted = lattice.weight * (smearing**2 + 2.0 / lattice.square) * product.imag
     by_order = torch.stack([(n * weighted).sum((1, 2)) for n in _orders(limits, weighted)], dim=1)
     # k = 2π n·(inverse cell)ᵀ
-    moment = 2.0 * math.pi * torch.matmul(lattice.inverse, by_order[..., None]).squeeze(-1)
+    moment = 2.0 * math.pi * small_product(lattice.inverse, by_order[..., None]).squeeze(-1)
 
     if multipoles.dipole is not None:
         quadrupole = multipoles.quadrupole

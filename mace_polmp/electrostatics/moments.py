@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.multipoles import Multipoles, symmetric_components
+from mace_polmp.electrostatics.products import full_precision
 
 Exponents = tuple[int, int, int]
 
@@ -140,7 +141,8 @@ class _AddUp(torch.autograd.Function):
     def forward(ctx: Any, sites: Tensor, moments: Tensor, basis: Basis) -> Tensor:
         ctx.save_for_backward(sites, moments)
         ctx.basis = basis
-        return basis.add_up(moments)
+        with full_precision(moments.device):
+            return basis.add_up(moments)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -157,7 +159,8 @@ class _Evaluate(torch.autograd.Function):
     def forward(ctx: Any, sites: Tensor, table: Tensor, order: int, basis: Basis) -> Tensor:
         ctx.save_for_backward(sites, table)
         ctx.basis = basis
-        return basis.evaluate(table, order)
+        with full_precision(table.device):
+            return basis.evaluate(table, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

@@ -13,14 +13,16 @@ from torch import Tensor
 from mace_polmp.electrostatics.mesh import MeshShape, bandwidth, mesh_size
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.packing import count_atoms
+from mace_polmp.electrostatics.products import cell_volume
 from mace_polmp.electrostatics.reciprocal import wave_vector_limits
-from mace_polmp.electrostatics.slab import required_vacuum, slab_geometry
+from mace_polmp.electrostatics.slab import longest_period, required_vacuum, slab_geometry
 
 logger = logging.getLogger(__name__)
 
 OPEN, DIRECT, MESH = 0, 1, 2
 
 _SMALLEST_VOLUME = 1e-6  # Å³
+_MOST_WAVES = 1e6  # along one lattice vector
 # The direct sum is exact: the mesh has to be faster by more than the scatter of the timings.
 _WORTH_IT = 0.8
 # A slab whose charges do not cancel better than this fraction of their absolute sum is charged.
@@ -80,7 +82,7 @@ def make_plan(
     multipoles: Multipoles,
     settings: Settings,
 ) -> Plan:
-    """Choose the solvers, waiting for the device once, once more for periodic structures and once
+    """Choose the solvers, waiting for the device once, once more for periodic structures and twice
     for slabs, however many there are.
 
     Raises:
@@ -105,7 +107,7 @@ def make_plan(
             )
     kinds, limits = [OPEN] * len(flags), [(0, 0, 0)] * len(flags)
     if any(n_periodic):
-        volume = torch.linalg.det(cell.detach().double()).abs()
+        volume = cell_volume(cell.detach().double())
         found = torch.cat([wave_vector_limits(cell, settings.k_cutoff), volume[:, None]], 1)
         for number, (n1, n2, n3, v) in enumerate(found.tolist()):
             if n_periodic[number] == 0:
@@ -115,6 +117,12 @@ def make_plan(
                     f"structure {number} has pbc {_letters(flags[number])} and a singular cell "
                     f"(volume {v:.3g} Å³): give three independent lattice vectors (a slab needs "
                     "vacuum along the third), or set its pbc to F F F"
+                )
+            if not max(n1, n2, n3) < _MOST_WAVES:
+                raise ValueError(
+                    f"structure {number} has a lattice vector of more than "
+                    f"{_MOST_WAVES * 2.0 * math.pi / settings.k_cutoff:.3g} Å, and no sum over its "
+                    "wave vectors would end: use a smaller cell"
                 )
             limits[number] = (int(n1), int(n2), int(n3))
             kinds[number] = _choose(number, n_atoms[number], limits[number], settings)
@@ -186,11 +194,11 @@ def _check_slabs(
         0, batch, torch.stack([charge, charge.abs()], dim=1)
     )
     geometry = slab_geometry(positions, cell, pbc, batch)
-    for number, (net, total, height, extent, period) in enumerate(
-        torch.cat([sums, geometry], dim=1).tolist()
-    ):
-        if sum(flags[number][:3]) != 2:
-            continue
+    slabs = [number for number, flag in enumerate(flags) if sum(flag[:3]) == 2]
+    found = torch.cat([sums, geometry], dim=1).tolist()
+    periods = longest_period(cell.detach().cpu()[slabs], pbc.cpu()[slabs]).tolist()
+    for number, period in zip(slabs, periods, strict=True):
+        net, total, height, extent = found[number]
         where = f"structure {number} has pbc {_letters(flags[number])}"
         vacuum, least = height - extent, required_vacuum(period, settings.smearing)
         if not vacuum >= least:
@@ -199,7 +207,8 @@ def _check_slabs(
                 "along the direction that is not periodic: that leaves "
                 f"{max(vacuum, 0.0):.1f} Å of vacuum, and {least:.1f} Å are needed. Make this "
                 f"lattice vector longer (a height of {extent + least:.1f} Å), and put atoms that "
-                "left the slab, or are wrapped through the vacuum, back next to it"
+                "left the slab, or are wrapped through the vacuum, back next to it: "
+                f"as_slab(atoms, axis, vacuum={least:.1f}) of mace_polmp.structures does both"
             )
         if abs(net) > _NEUTRAL * max(total, 1e-2):
             raise ValueError(

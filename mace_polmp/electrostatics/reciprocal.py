@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.moments import source_moments
 from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.products import cell_volume, small_product
 from mace_polmp.units import EPS0
 
 # A k-vector that lies on the sphere |k| = k_c but for rounding counts as inside, whatever the
@@ -114,7 +115,7 @@ class Lattice:
         dtype = positions.dtype
         exact_cell = cell.double()
         inverse = torch.linalg.inv_ex(exact_cell).inverse
-        volume = torch.linalg.det(exact_cell).abs()
+        volume = cell_volume(exact_cell)
         reciprocal = inverse.transpose(-1, -2)
         weight, square = _weights(reciprocal, volume, limits, smearing, k_cutoff)
         fraction = _per_atom(positions.double(), inverse, batch)
@@ -128,7 +129,7 @@ class Lattice:
             dipole = _per_atom(dipole, self.inverse, batch)
         if quadrupole is not None:
             here = self.inverse if self.inverse.shape[0] == 1 else self.inverse[batch]
-            quadrupole = torch.matmul(torch.matmul(here.transpose(-1, -2), quadrupole), here)
+            quadrupole = small_product(small_product(here.transpose(-1, -2), quadrupole), here)
         return source_moments(Multipoles(multipoles.charge, dipole, quadrupole))
 
 
@@ -185,8 +186,8 @@ def reciprocal_sum(
 def _per_atom(vectors: Tensor, matrices: Tensor, batch: Tensor) -> Tensor:
     """v_i M of the atom's structure: [n_atoms, 3] and [n_structures, 3, 3] to [n_atoms, 3]."""
     if matrices.shape[0] == 1:
-        return torch.matmul(vectors, matrices[0])
-    return torch.matmul(vectors[:, None], matrices[batch]).squeeze(1)
+        return small_product(vectors, matrices[0])
+    return small_product(vectors[:, None], matrices[batch]).squeeze(1)
 
 
 # The interaction of each Gaussian multipole with itself, which the k-space sum contains.

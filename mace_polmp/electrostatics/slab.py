@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.packing import count_atoms
+from mace_polmp.electrostatics.products import cell_volume, small_product
 from mace_polmp.units import EPS0
 
 VACUUM_OVER_PERIOD = 1.5
@@ -34,23 +35,42 @@ def _in_plane(cell: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def slab_geometry(positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:
-    """Height of the cell, extent of the atoms along the normal, longest period: [S, 3], Å.
-
-    The longest period is 2π over the shortest wave vector within the plane. Detached.
-    """
+    """Height of the cell and extent of the atoms along the normal, [n_structures, 2], Å."""
     cell = cell.detach().double()
     a, b = _in_plane(cell, open_axis(pbc))
     normal = torch.linalg.cross(a, b)
     area = torch.linalg.vector_norm(normal, dim=-1)
     normal = normal / area[:, None]
-    height = torch.linalg.det(cell).abs() / area
+    height = cell_volume(cell) / area
     z = (positions.detach().double() * normal[batch]).sum(-1)
     low = torch.full_like(height, torch.inf).scatter_reduce(0, batch, z, "amin")
     high = torch.full_like(height, -torch.inf).scatter_reduce(0, batch, z, "amax")
-    lengths = torch.stack([torch.linalg.vector_norm(v, dim=-1) for v in (a, b, a - b, a + b)])
-    # The reciprocal vectors of the plane are a and b, turned and over the area.
-    period = area / lengths.amin(0)
-    return torch.stack([height, high - low, period], dim=1)
+    return torch.stack([height, high - low], dim=1)
+
+
+def longest_period(cell: Tensor, pbc: Tensor) -> Tensor:
+    """2π over the shortest wave vector within the plane of a slab, [n_structures], Å.
+
+    It does not depend on which vectors the lattice is written with.
+
+    Args:
+        cell: [n_structures, 3, 3], Å, on the CPU, of slabs only.
+        pbc: [n_structures, 3] bool, likewise.
+    """
+    a, b = _in_plane(cell.double(), open_axis(pbc))
+    area: Tensor = torch.linalg.vector_norm(torch.linalg.cross(a, b), dim=-1)
+    # Reduction of Lagrange and Gauss: from the longer vector as many of the shorter are taken off
+    # as make it shortest, until none are left to take (some ten times at most).
+    for _ in range(200):
+        swap = (a * a).sum(-1, keepdim=True) > (b * b).sum(-1, keepdim=True)
+        a, b = torch.where(swap, b, a), torch.where(swap, a, b)
+        times = ((a * b).sum(-1, keepdim=True) / (a * a).sum(-1, keepdim=True)).round()
+        if not bool(times.any()):
+            break
+        b = b - times * a
+    # The reciprocal vectors of the plane are those of the lattice, turned and over the area.
+    period: Tensor = area / torch.linalg.vector_norm(a, dim=-1)
+    return period
 
 
 def required_vacuum(period: float, smearing: float) -> float:
@@ -87,7 +107,7 @@ def slab_correction(
     normal = torch.linalg.cross(a, b)
     area = torch.linalg.vector_norm(normal, dim=-1)
     normal = normal / area[:, None]
-    volume = torch.linalg.det(cell).abs()
+    volume = cell_volume(cell)
     height = volume / area
     factor = torch.where(pbc.all(1), 0.0, 0.5 / (EPS0 * volume))
 
@@ -102,7 +122,7 @@ def slab_correction(
         along = (multipoles.dipole * normals).sum(-1)
         first, second = first + along, second + 2.0 * along * z
     if multipoles.quadrupole is not None:
-        bent = torch.matmul(multipoles.quadrupole, normals[..., None]).squeeze(-1)
+        bent = small_product(multipoles.quadrupole, normals[..., None]).squeeze(-1)
         second = second + (bent * normals).sum(-1)
     moments = torch.stack([multipoles.charge, first, second], dim=1)
     moments = moments.new_zeros(n_structures, 3).index_add(0, batch, moments)

@@ -7,6 +7,7 @@ import torch
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 from mace_polmp.units import COULOMB_CONSTANT, EPS0
+from tests.devices import there
 from tests.electrostatics.common import (
     TRICLINIC,
     cast,
@@ -14,6 +15,8 @@ from tests.electrostatics.common import (
     evaluate,
     random_system,
 )
+
+pytestmark = pytest.mark.usefixtures("device")
 
 # Madelung constants per ion pair, referred to the nearest-neighbour distance.
 CRYSTALS = {
@@ -208,7 +211,7 @@ def test_mixed_unsorted_batch_agrees_with_single_structures(conserve):
 
     field = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).double() * 0.1
     zero = torch.zeros(3, 3, dtype=torch.float64)
-    out = engine(
+    out = there(engine)(
         join(lambda s: s[0]),
         torch.stack([zero if c is None else c for c in kinds]),
         torch.tensor([[c is not None] * 3 for c in kinds]),
@@ -324,7 +327,7 @@ def test_refusals_name_argument_and_remedy():
 
     def refused(error, message, **changes):
         with pytest.raises(error, match=message):
-            engine(**{**good, **changes})
+            there(engine)(**{**good, **changes})
 
     wrong = Multipoles(multipoles.charge[:, None])
     refused(ValueError, r"charge must be \[n_atoms\] = \[4\], got \[4, 1\]", multipoles=wrong)

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
+from tests.devices import there
+
+pytestmark = pytest.mark.usefixtures("device")
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 CASES = {case["name"]: case for case in GOLDEN["cases"]}
@@ -22,7 +25,7 @@ def evaluate(case, dtype):
     cell = read("cell")[None] if periodic else torch.zeros(1, 3, 3, dtype=dtype)
     strain = torch.zeros(3, 3, dtype=dtype, requires_grad=True)
     engine = Electrostatics(case["sigma"], 2 * math.pi / case["k_cutoff"])
-    out = engine(
+    out = there(engine)(
         positions + positions @ strain,
         cell + cell @ strain,
         torch.tensor([[periodic] * 3]),

@@ -6,8 +6,13 @@ import pytest
 import torch
 from scipy.special import gamma, gammainc
 
-from mace_polmp.electrostatics.kernels import boys_functions, smeared_kernels
+from mace_polmp.electrostatics import kernels
 from mace_polmp.units import COULOMB_CONSTANT
+from tests.devices import there
+
+pytestmark = pytest.mark.usefixtures("device")
+
+boys_functions, smeared_kernels = there(kernels.boys_functions), there(kernels.smeared_kernels)
 
 T = torch.tensor([1e-8, 1e-3, 0.3, 2.0, 7.5, 11.99, 12.01, 20.0, 60.0, 900.0], dtype=torch.float64)
 

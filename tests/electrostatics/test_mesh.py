@@ -8,6 +8,7 @@ import torch
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics import mesh as mesh_module
 from mace_polmp.electrostatics import plan as plan_module
+from tests.devices import there
 from tests.electrostatics.common import (
     TRICLINIC,
     cast,
@@ -15,6 +16,8 @@ from tests.electrostatics.common import (
     evaluate,
     random_system,
 )
+
+pytestmark = pytest.mark.usefixtures("device")
 
 CELL = 1.6 * TRICLINIC  # 11 to 14 Å: room for every window
 
@@ -92,7 +95,7 @@ def test_batch_of_different_cells():
     def join(pick):
         return torch.cat([pick(s) for s in systems])[order]
 
-    out = engine(
+    out = there(engine)(
         join(lambda s: s[0]),
         torch.stack(cells),
         torch.ones(3, 3, dtype=torch.bool),
@@ -131,18 +134,19 @@ def test_gradients_of_a_loss_on_forces():
 def test_blocks_of_atoms_do_not_matter(monkeypatch):
     arguments = (*system(), CELL, Electrostatics(solver="mesh"))
     whole = forces_and_stress(*arguments)
-    monkeypatch.setattr(mesh_module, "_BLOCK_CPU", 9**3 * 7)
+    for limit in ("_BLOCK_CPU", "_BLOCK_GPU"):
+        monkeypatch.setattr(mesh_module, limit, 9**3 * 7)
     parts = forces_and_stress(*arguments)
     for a, b in zip(parts[1:], whole[1:], strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("width", mesh_module._WINDOWS)
-def test_window_has_the_fourier_transform_that_is_divided_out(width):
+def test_window_has_the_fourier_transform_that_is_divided_out(width, device):
     """Quadrature of the window's polynomials against the closed form, over the wave vectors."""
     limit, size = 16, 48
     band = mesh_module.bandwidth(1.0, math.pi)
-    table = mesh_module._window_polynomials(width, band, 0, torch.float64, torch.device("cpu"))
+    table = mesh_module._window_polynomials(width, band, 0, torch.float64, device).cpu()
     points = 200
     t = (torch.arange(points, dtype=torch.float64) + 0.5) / points - 0.5
     values = (t[:, None] ** torch.arange(table.shape[0])) @ table  # [points, width]

@@ -8,7 +8,10 @@ import torch
 from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.electrostatics.mesh import window_width
 from mace_polmp.electrostatics.plan import direct_cost, mesh_cost
+from tests.devices import there
 from tests.electrostatics.common import evaluate, random_system
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def crystal(n_atoms, edge):
@@ -63,5 +66,5 @@ def test_check_refuses_without_multipoles():
     positions = torch.rand(2, 3)
     off = torch.zeros(1, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="structure 0 is open"):
-        engine.check(positions, torch.eye(3)[None], off, batch)
-    engine.check(positions, 20 * torch.eye(3)[None], ~off, batch)
+        there(engine.check)(positions, torch.eye(3)[None], off, batch)
+    there(engine.check)(positions, 20 * torch.eye(3)[None], ~off, batch)

@@ -5,7 +5,10 @@ import torch
 
 from mace_polmp.electrostatics import Electrostatics, direct, ewald
 from mace_polmp.electrostatics.recompute import recomputed
+from tests.devices import there
 from tests.electrostatics.common import TRICLINIC, evaluate, random_system
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def function(x, y):
@@ -18,7 +21,7 @@ def test_derivatives_of_every_order():
     fixed = torch.ones(3, dtype=torch.float64)
     for inputs in ((x, y), (x, fixed)):
         leaves = [t for t in inputs if t.requires_grad]
-        values = [f(*inputs) for f in (function, lambda *t: recomputed(function, *t))]
+        values = [f(*inputs) for f in (function, there(lambda *t: recomputed(function, *t)))]
         totals = [(a**2).sum() * b.sum() for a, b in values]
         for _ in range(4):
             torch.testing.assert_close(totals[1], totals[0])
@@ -28,7 +31,7 @@ def test_derivatives_of_every_order():
 
 def test_without_a_graph():
     x = torch.rand(3, dtype=torch.float64)
-    for a, b in zip(recomputed(function, x, x), function(x, x), strict=True):
+    for a, b in zip(there(recomputed)(function, x, x), function(x, x), strict=True):
         torch.testing.assert_close(a, b)
         assert not a.requires_grad
 
@@ -40,8 +43,9 @@ def test_blocks_of_pairs_and_atoms_do_not_matter(monkeypatch, cell):
     found = []
     for size in (None, 7):
         if size is not None:
-            monkeypatch.setattr(direct, "_BLOCK_CPU", size)
-            monkeypatch.setattr(ewald, "_BLOCK_CPU", 400 * size)
+            for limit in ("_BLOCK_CPU", "_BLOCK_GPU"):
+                monkeypatch.setattr(direct, limit, size)
+                monkeypatch.setattr(ewald, limit, 400 * size)
         x = positions.clone().requires_grad_(True)
         engine = Electrostatics(solver="ewald")
         energy = evaluate(x, multipoles, response, cell=cell, engine=engine).energy.sum()
@@ -52,8 +56,9 @@ def test_blocks_of_pairs_and_atoms_do_not_matter(monkeypatch, cell):
         torch.testing.assert_close(parts, whole)
 
 
-def test_memory_of_many_pairs_is_bounded():
+def test_memory_of_many_pairs_is_bounded(monkeypatch):
     """Tensors saved for the backward pass grow with the atoms, not with their pairs."""
+    monkeypatch.setattr(direct, "_BLOCK_GPU", direct._BLOCK_CPU)  # for which these are few
     positions, multipoles, response = random_system(900, size=20.0)
     saved = []
 

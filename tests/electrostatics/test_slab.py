@@ -7,7 +7,10 @@ import torch
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 from mace_polmp.units import COULOMB_CONSTANT, EPS0
+from tests.devices import there
 from tests.electrostatics.common import evaluate, random_system
+
+pytestmark = pytest.mark.usefixtures("device")
 
 # At the published spacing of 2 Å the sharp sphere of wave vectors makes energies depend on the
 # height of the cell; here it is converged.
@@ -37,7 +40,7 @@ def slab(height, axis=2, n=12, thickness=5.0, seed=0):
 
 def run(positions, multipoles, response, cell, pbc, engine=TIGHT, strain=None):
     strain = torch.zeros(3, 3, dtype=positions.dtype) if strain is None else strain
-    return engine(
+    return there(engine)(
         positions + positions @ strain,
         (cell + cell @ strain)[None],
         pbc[None],
@@ -166,7 +169,7 @@ def test_mixed_with_other_structures(caplog):
     engine = Electrostatics()
     field = torch.full((4, 3), 0.1, dtype=torch.float64)
     caplog.set_level("DEBUG")
-    out = engine(
+    out = there(engine)(
         torch.cat([s[0] for s in systems]),
         torch.stack(cells),
         pbc,
@@ -179,7 +182,7 @@ def test_mixed_with_other_structures(caplog):
     )
     assert "structure 3: 1500 atoms, particle mesh" in caplog.text
     for number, s in enumerate(systems):
-        single = engine(
+        single = there(engine)(
             s[0],
             cells[number][None],
             pbc[number, None],
