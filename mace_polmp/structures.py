@@ -1,83 +1,90 @@
-"""Reading structures and refusing those that cannot be evaluated, with what to do about it."""
+"""Structures that can be evaluated, and those that are refused, with what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import ase.io
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from matscipy.neighbours import neighbour_list
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.errors import InputError
+from mace_polmp.quantities import check, is_finite_number
+from mace_polmp.reading import read_structures as read_structures
 
 COINCIDENT = 0.05
 """Atoms closer than this (Å) are taken for duplicates."""
 
+LARGEST = 1e5
+"""The largest extent of a structure and the largest lattice vector, Å."""
+
 # The neighbour list sorts atoms into boxes as wide as its cutoff: with COINCIDENT for it a large
 # cell would have billions of boxes.
 _SEARCH = 2.0
+_FARTHEST = 1e7  # Å from the origin: beyond, coordinates lose digits in double precision, too
+# Where coordinates have fewer digits left than a model's rounding errors in single precision, Å.
+_FAR = 50.0
+TOTAL_CHARGE = "total_charge"
+"""The default key of the total charge; upstream's calculator calls it charge."""
 
 
-def read_structures(path: str | Path) -> list[Atoms]:
-    """All frames of a file that ASE reads.
-
-    Raises:
-        InputError: no such file, an empty one, or one that ASE cannot read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; give one with at least one structure")
-    try:
-        frames = ase.io.read(path, index=":")
-    except Exception as error:
-        raise InputError(f"{path}: not readable as a structure file ({error})") from error
-    if not frames:
-        raise InputError(f"{path}: holds no structure; give one with at least one")
-    for atoms in frames:
-        # What upstream's training calls total_charge, its calculator calls charge.
-        if "total_charge" in atoms.info:
-            atoms.info.setdefault("charge", atoms.info["total_charge"])
-    return list(frames)
-
-
-def total_charge(atoms: Atoms, where: str = "atoms") -> float | None:
+def total_charge(
+    atoms: Atoms, where: str = "atoms", key: str = TOTAL_CHARGE, alone: bool = False
+) -> float | None:
     """The total charge of a structure in e; None if it says nothing.
 
-    That is info["total_charge"], as in training, or info["charge"], as in upstream's calculator.
+    Args:
+        atoms: the structure; info[key], info["total_charge"] and info["charge"] all mean it.
+        where: what to call the structure in messages.
+        key: the name that the model was trained with.
+        alone: whether no other name counts.
 
     Raises:
-        InputError: not a number, or both are there and differ.
+        InputError: not a number, or several are there and differ.
     """
-    found = {key: atoms.info[key] for key in ("total_charge", "charge") if key in atoms.info}
-    for key, value in found.items():
-        if not is_finite_number(value):
-            raise InputError(
-                f"{where}: info['{key}'] must be a number, the total charge in e; got {value!r}"
-            )
-    charges = {key: float(value) for key, value in found.items()}
+    keys = dict.fromkeys((key,) if alone else (key, TOTAL_CHARGE, "charge"))
+    found = {name: atoms.info[name] for name in keys if atoms.info.get(name) is not None}
+    charges = {
+        name: float(np.asarray(check(value, "total_charge", atoms, where, name)))
+        for name, value in found.items()
+    }
     if len(set(charges.values())) > 1:
+        words = " and ".join(f"info['{name}'] {value:g} e" for name, value in charges.items())
         raise InputError(
-            f"{where}: info['total_charge'] is {charges['total_charge']:g} e and info['charge'] "
-            f"{charges['charge']:g} e; both mean the total charge: remove one"
+            f"{where}: {words.replace(']', '] is', 1)}; {'both' if len(charges) == 2 else 'all'} "
+            "mean the total charge: correct or remove one"
         )
     return next(iter(charges.values()), None)
 
 
-def is_finite_number(value: Any) -> bool:
-    """Whether something from a file is one, or a text that says one."""
-    try:
-        return bool(np.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False
+def with_total_charge(
+    atoms: Atoms, charge: float | None, where: str = "atoms", key: str = TOTAL_CHARGE
+) -> Atoms:
+    """The structure with a total charge that was given besides, or itself for None.
+
+    Raises:
+        InputError: not a finite number, or the structure says another.
+    """
+    if charge is None:
+        return atoms
+    if not is_finite_number(charge):
+        raise InputError(f"--total_charge must be a number in e, got {charge!r}")
+    own = total_charge(atoms, where, key)
+    if own is not None and own != charge:
+        raise InputError(
+            f"--total_charge {charge:g}: {where} says {own:g} e; leave the option out, or correct "
+            "the file"
+        )
+    out: Atoms = atoms.copy()
+    out.calc = atoms.calc
+    out.info[key] = charge
+    return out
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:
@@ -85,19 +92,7 @@ def is_isolated_atom(atoms: Atoms) -> bool:
     return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
 
 
-def find_label(atoms: Atoms, key: str) -> Any:
-    """What a structure has under a name, of the whole or of its atoms; None if nothing.
-
-    ASE moves labels with the names of its own results, such as energy, into a calculator.
-    """
-    if key in atoms.info:
-        return atoms.info[key]
-    if key in atoms.arrays:
-        return atoms.arrays[key]
-    return None if atoms.calc is None else atoms.calc.results.get(key)
-
-
-def as_slab(atoms: Atoms, axis: int = 2) -> Atoms:
+def as_slab(atoms: Atoms, axis: int = 2, vacuum: float | None = None) -> Atoms:
     """A slab from a fully periodic structure with vacuum: not periodic along one axis.
 
     Atoms are moved by whole lattice vectors along the axis, so that the widest gap between them
@@ -107,17 +102,24 @@ def as_slab(atoms: Atoms, axis: int = 2) -> Atoms:
     Args:
         atoms: periodic along the axis, with a regular cell.
         axis: 0, 1 or 2.
+        vacuum: Å between the slab and its next image; the lattice vector along the axis is made
+            longer or shorter to give it. None to leave the cell as it is.
 
     Returns:
         A copy with pbc False along the axis.
 
     Raises:
-        InputError: no such axis, or a singular cell.
+        InputError: no such axis, a singular cell, or a vacuum that is not positive.
     """
     if axis not in (0, 1, 2):
         raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
+    if vacuum is not None and not (np.isfinite(vacuum) and vacuum > 0):
+        raise InputError(f"vacuum must be a positive length in Å, got {vacuum!r}")
     if abs(np.linalg.det(atoms.cell.array)) < 1e-6:
-        raise InputError("atoms: the cell is singular; give three independent lattice vectors")
+        raise InputError(
+            "atoms: the cell is singular; as_slab takes a structure with three independent lattice "
+            "vectors, periodic within the slab"
+        )
     slab = atoms.copy()
     fraction = slab.cell.scaled_positions(slab.positions)
     along = np.sort(fraction[:, axis] % 1.0)
@@ -127,7 +129,81 @@ def as_slab(atoms: Atoms, axis: int = 2) -> Atoms:
     fraction[:, axis] = (fraction[:, axis] - start) % 1.0
     slab.positions = slab.cell.cartesian_positions(fraction)
     slab.pbc[axis] = False
+    if vacuum is not None:
+        cell = slab.cell.array.copy()
+        normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
+        normal /= np.linalg.norm(normal)
+        height = abs(cell[axis] @ normal)
+        cell[axis] *= (float(np.ptp(slab.positions @ normal)) + vacuum) / height
+        slab.set_cell(cell)
     return slab
+
+
+def widest_gap(atoms: Atoms, axis: int) -> float:
+    """The widest gap between atoms along the normal of a face of the cell, images included, Å."""
+    cell = atoms.cell.array
+    area = np.linalg.norm(np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3]))
+    height = abs(np.linalg.det(cell)) / area
+    along = np.sort(atoms.cell.scaled_positions(atoms.positions)[:, axis] % 1.0)
+    return float(height * np.diff(np.append(along, along[0] + 1.0)).max())
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A structure whose coordinates were brought to the origin before they lose digits.
+
+    Attributes:
+        atoms: the structure, or a copy of it with other positions; nothing else differs.
+        by: what was added to the positions, [n_atoms, 3], Å: the same vector for all atoms of an
+            open structure, whole lattice vectors where it is periodic; None if nothing.
+    """
+
+    atoms: Atoms
+    by: NDArray[np.float64] | None
+
+
+def near_origin(atoms: Atoms) -> Moved:
+    """Bring a structure that lies far from the origin near it, in double precision.
+
+    In single precision a coordinate of 10000 Å has steps of 0.001 Å. Energies and forces do not
+    change by the move. Atoms are wrapped along periodic directions and the structure as a whole is
+    moved along the others. Structures near the origin stay as they are.
+    """
+    if not len(atoms) or np.abs(atoms.positions).max() <= _FAR:
+        return Moved(atoms, None)
+    by = np.zeros_like(atoms.positions)
+    if atoms.pbc.any():
+        fraction = np.linalg.solve(atoms.cell.complete().array.T, atoms.positions.T).T
+        by -= np.floor(np.where(atoms.pbc, fraction, 0.0)) @ atoms.cell.complete().array
+    if not atoms.pbc.all():
+        wrapped = atoms.positions + by
+        centre = 0.5 * (wrapped.max(0) + wrapped.min(0))
+        if atoms.pbc.any():
+            cell = atoms.cell.complete().array
+            fraction = np.linalg.solve(cell.T, centre)
+            centre = np.where(atoms.pbc, 0.0, fraction) @ cell
+        by -= centre
+    moved = atoms.copy()
+    moved.calc = atoms.calc
+    moved.positions = atoms.positions + by
+    return Moved(moved, by)
+
+
+def check_motion(atoms: Atoms, where: str) -> None:
+    """Refuse masses and velocities that nothing can move with.
+
+    Raises:
+        InputError: a mass that is not above 0, or momenta that are NaN.
+    """
+    masses = atoms.get_masses()
+    wrong = np.flatnonzero(~(np.isfinite(masses) & (masses > 0)))
+    if len(wrong) > 0:
+        raise InputError(
+            f"{where}: atom {wrong[0]} has a mass of {masses[wrong[0]]:g} amu; masses must be "
+            "above 0: correct or remove them"
+        )
+    if atoms.has("momenta") and not np.isfinite(atoms.get_momenta()).all():
+        raise InputError(f"{where}: velocities hold NaN or infinite numbers; remove or repair them")
 
 
 def check_structure(
@@ -145,15 +221,22 @@ def check_structure(
         engine: the model's electrostatics, or None for one with default settings.
 
     Raises:
-        InputError: no atoms, NaN positions or cell, coincident atoms, an unknown element, or what
-            the electrostatics refuses: a singular cell with pbc, pbc in one direction only, a
-            slab without vacuum, a structure that does not suit the solver asked for.
+        InputError: no atoms, ghost atoms, NaN positions or cell, a structure or lattice vector that
+            is too long, coincident atoms, an unknown element, or what the electrostatics refuses: a
+            singular cell with pbc, pbc in one direction only, a slab without vacuum, a structure
+            that does not suit the solver asked for.
     """
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms; remove it")
+    ghosts = np.flatnonzero(atoms.numbers < 1)
+    if len(ghosts) > 0:
+        raise InputError(
+            f"{where}: atom {ghosts[0]} is a ghost (X), which has no element; remove it"
+        )
     for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
         if not np.isfinite(values).all():
             raise InputError(f"{where}: {name} hold NaN or infinite numbers; remove or repair it")
+    _check_extent(atoms, where)
     check_boundary(atoms, where, engine or Electrostatics())
     if elements is not None:
         unknown = sorted({int(z) for z in atoms.numbers} - {int(z) for z in elements})
@@ -167,6 +250,24 @@ def check_structure(
         raise InputError(
             f"{where}: atoms {pair[0]} and {pair[1]} are closer than {COINCIDENT} Å; remove the "
             "duplicate"
+        )
+
+
+def _check_extent(atoms: Atoms, where: str) -> None:
+    """Refuse lengths that no structure has: their neighbour lists and sums would never end."""
+    lengths = np.linalg.norm(atoms.cell.array, axis=1)[atoms.pbc]
+    if len(lengths) > 0 and lengths.max() > LARGEST:
+        raise InputError(
+            f"{where}: has a lattice vector of {lengths.max():.3g} Å; the longest that can be "
+            f"evaluated is {LARGEST:g} Å. Are the lengths in Å?"
+        )
+    farthest = float(np.abs(atoms.positions).max())
+    extent = 0.0 if atoms.pbc.any() else float(np.ptp(atoms.positions, axis=0).max())
+    if farthest > _FARTHEST or extent > LARGEST:
+        said = f"an atom at {farthest:.3g} Å" if farthest > _FARTHEST else f"{extent:.3g} Å across"
+        raise InputError(
+            f"{where}: has a coordinate that no structure has ({said}; the largest structure "
+            f"that can be evaluated is {LARGEST:g} Å across). Are the lengths in Å?"
         )
 
 

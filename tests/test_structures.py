@@ -6,7 +6,13 @@ from ase import Atoms
 from ase.io import write
 
 from mace_polmp.errors import InputError
-from mace_polmp.structures import as_slab, check_structure, read_structures, total_charge
+from mace_polmp.structures import (
+    as_slab,
+    check_structure,
+    read_structures,
+    total_charge,
+    with_total_charge,
+)
 from tests.helpers import rock_salt
 
 
@@ -39,18 +45,35 @@ def test_refusals():
         check_structure(as_slab(atoms), "frame 7")
 
 
-def test_total_charges_reach_the_calculator(tmp_path):
+def test_reading_changes_nothing(tmp_path):
     atoms = Atoms("NaCl", positions=[[0, 0, 0], [0, 0, 2.5]], info={"total_charge": -1})
     write(tmp_path / "a.xyz", atoms)
-    assert read_structures(tmp_path / "a.xyz")[0].info["charge"] == -1
-    assert total_charge(read_structures(tmp_path / "a.xyz")[0]) == -1.0
+    (again,) = read_structures(tmp_path / "a.xyz")
+    assert again.info == {"total_charge": -1}
+    assert total_charge(again) == -1.0
+
+
+def test_one_accessor_of_the_total_charge():
+    """The key of the training, then the two usual ones; they must agree."""
+    atoms = Atoms("Na", info={"ionized": 2, "charge": 2})
+    assert total_charge(atoms) == 2.0 and total_charge(atoms, key="ionized") == 2.0
+    atoms.info["charge"] = 1
+    assert total_charge(atoms) == 1.0
+    assert total_charge(atoms, key="ionized", alone=True) == 2.0
+    with pytest.raises(InputError, match="info.'ionized'. is 2 e and info.'charge'. 1 e; both"):
+        total_charge(atoms, key="ionized")
+    given = with_total_charge(Atoms("Na"), 1.0, key="ionized")
+    assert given.info == {"ionized": 1.0}
+    with pytest.raises(InputError, match="--total_charge 0: frame 2 says 1 e"):
+        with_total_charge(given, 0.0, "frame 2", "ionized")
+    assert with_total_charge(atoms, None) is atoms
 
 
 def test_a_total_charge_must_be_one_number():
     assert total_charge(Atoms("Na")) is None
     assert total_charge(Atoms("Na", info={"charge": np.int64(1)})) == 1.0
     for value in ("plus", float("nan"), [1, 2]):
-        with pytest.raises(InputError, match="frame 3: info.'charge'. must be a number"):
+        with pytest.raises(InputError, match="total charge 'charge' must be one finite"):
             total_charge(Atoms("Na", info={"charge": value}), "frame 3")
     with pytest.raises(InputError, match="total_charge'. is 0 e and info.'charge'. 1 e"):
         total_charge(Atoms("Na", info={"charge": 1, "total_charge": 0}))

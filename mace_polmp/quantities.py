@@ -1,0 +1,211 @@
+"""Every label and output once: its name, key, shape, unit, where it is defined, how it is checked.
+
+Training, evaluation, calculators and checks of data all ask here, so that what one of them reads
+is what the others read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.typing import NDArray
+
+from mace_polmp.errors import InputError
+
+OPEN, WIRE, SLAB, PERIODIC = "open", "wire", "slab", "periodic"
+_BOUNDARIES = (OPEN, WIRE, SLAB, PERIODIC)
+_EVERYWHERE = (OPEN, SLAB, PERIODIC)
+# A stress or polarizability may be this much of its size from symmetric: rounding of a calculation.
+_ASYMMETRY = 0.02
+_LARGEST = 1e12  # of any label; the largest energies of all electrons are some 1e8 eV
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that labels and models both have.
+
+    Attributes:
+        key: default name of its label.
+        result: its name among a calculator's results; empty where it has none.
+        shape: of one label, without atoms.
+        per_atom: whether each atom has one.
+        unit: as shown.
+        factor: from eV, Å, e to the unit.
+        defined: boundary conditions in which a prediction and a label mean the same.
+        trained: boundary conditions in which a model can be trained on it.
+    """
+
+    key: str
+    result: str
+    shape: tuple[int, ...]
+    per_atom: bool
+    unit: str
+    factor: float = 1.0
+    defined: tuple[str, ...] = _EVERYWHERE
+    trained: tuple[str, ...] = _EVERYWHERE
+
+    def full_shape(self, n_atoms: int) -> tuple[int, ...]:
+        """Of the label of a structure."""
+        return ((n_atoms,) if self.per_atom else ()) + self.shape
+
+
+LABELS = {
+    "energy": Quantity("REF_energy", "energy", (), False, "meV", 1e3),
+    "forces": Quantity("REF_forces", "forces", (3,), True, "meV/Å", 1e3),
+    "stress": Quantity(
+        "REF_stress",
+        "stress",
+        (3, 3),
+        False,
+        "meV/Å³",
+        1e3,
+        defined=(SLAB, PERIODIC),
+        trained=(SLAB, PERIODIC),
+    ),
+    "virials": Quantity(
+        "REF_virials",
+        "",
+        (3, 3),
+        False,
+        "meV",
+        1e3,
+        defined=(SLAB, PERIODIC),
+        trained=(SLAB, PERIODIC),
+    ),
+    "dipole": Quantity(
+        "REF_dipole", "dipole", (3,), False, "e Å", defined=(OPEN,), trained=(OPEN,)
+    ),
+    "polarizability": Quantity(
+        "REF_polarizability",
+        "electronic_polarizability",
+        (3, 3),
+        False,
+        "e² Å²/eV",
+        trained=(OPEN,),
+    ),
+    "born_charges": Quantity(
+        "REF_born_charges",
+        "born_charges",
+        (3, 3),
+        True,
+        "e",
+        defined=(OPEN, PERIODIC),
+        trained=(OPEN, PERIODIC),
+    ),
+    "total_charge": Quantity("total_charge", "", (), False, "e"),
+}
+"""All labels of structures by name."""
+
+QUANTITIES = {name: quantity for name, quantity in LABELS.items() if quantity.result}
+"""Those that a model predicts and an evaluation compares."""
+
+
+def boundary(pbc: Sequence[bool] | NDArray[np.bool_]) -> str:
+    """The name of boundary conditions: open, wire, slab or periodic."""
+    return _BOUNDARIES[int(np.sum(pbc))]
+
+
+def find(atoms: Atoms, key: str) -> Any:
+    """What a structure has under a name, of the whole or of its atoms; None if nothing.
+
+    ASE moves labels with the names of its own results, such as energy, into a calculator; they are
+    taken from there as they are, without the zeros that ASE puts where atoms are fixed.
+    """
+    if key in atoms.info:
+        return atoms.info[key]
+    if key in atoms.arrays:
+        return atoms.arrays[key]
+    return None if atoms.calc is None else atoms.calc.results.get(key)
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether something from a file is one finite number, or a text that says one."""
+    if isinstance(value, bool | np.bool_) or "_" in str(value):
+        return False  # a key without a value reads as True; float("1_0") is 10
+    try:
+        return np.shape(value) == () and math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def check(
+    value: Any, name: str, atoms: Atoms, where: str, key: str = ""
+) -> NDArray[np.float64] | None:
+    """A label as an array of the shape its quantity has, or None for None.
+
+    Accepted are that shape, the same numbers in one row (of the structure or of each atom), and the
+    six numbers of a symmetric tensor in ASE's order (xx, yy, zz, yz, xz, xy).
+
+    Args:
+        value: as found in a file.
+        name: of the quantity.
+        atoms: the structure.
+        where: what to call the structure in messages.
+        key: the name that it was found under.
+
+    Raises:
+        InputError: not numbers, another shape, NaN, or a tensor that should be symmetric and is
+            not.
+    """
+    if value is None:
+        return None
+    quantity = LABELS[name]
+    shape = quantity.full_shape(len(atoms))
+    if shape == ():
+        return np.asarray(_one_number(value, name, where, key))
+    said, at = f"{where}: the label of {name}", f" ('{key}')" if key else ""
+    size = math.prod(shape)
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{said} is not numbers{at} ({error}){_exponent(value)}") from error
+    if name in ("stress", "virials") and array.shape in ((6,), (1, 6), (6, 1)):
+        array = voigt_6_to_full_3x3_stress(array.ravel())
+    per_atom = {shape, (size,), (len(atoms), size // max(len(atoms), 1))}
+    if array.shape not in (per_atom if quantity.per_atom else {shape, (size,), (1, *shape)}):
+        raise InputError(f"{said} must be {list(shape)} numbers, got {list(array.shape)}{at}")
+    array = array.reshape(shape)
+    if not np.isfinite(array).all():
+        raise InputError(f"{said} holds NaN or infinite numbers{at}")
+    if array.size and np.abs(array).max() > _LARGEST:
+        raise InputError(f"{said} holds {np.abs(array).max():.1e}{at}, which no structure has")
+    if shape == (3, 3) and np.abs(array - array.T).max() > _ASYMMETRY * np.abs(array).max():
+        raise InputError(f"{said} is not symmetric{at}; correct it, or remove it from the frame")
+    return array
+
+
+def check_prediction(values: Any, name: str, where: str) -> None:
+    """Refuse what a model predicts if it is no number.
+
+    Raises:
+        InputError: NaN or an infinite number.
+    """
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{where}: the model's {name.replace('_', ' ')} is NaN or infinite; the structure is "
+            "far from all that it was trained on, or the training went wrong"
+        )
+
+
+def _one_number(value: Any, name: str, where: str, key: str) -> float:
+    if not is_finite_number(value):
+        words, at = name.replace("_", " "), f" '{key}'" if key else ""
+        hint = "; the key has no value" if isinstance(value, bool | np.bool_) else _exponent(value)
+        raise InputError(f"{where}: the {words}{at} must be one finite number, got {value}{hint}")
+    if abs(float(value)) > _LARGEST:
+        words, at = name.replace("_", " "), f" '{key}'" if key else ""
+        raise InputError(f"{where}: the {words}{at} is {float(value):.1e}, which no structure has")
+    return float(value)
+
+
+def _exponent(value: Any) -> str:
+    """A hint for numbers as Fortran writes them."""
+    text = str(value).upper().split()
+    fortran = any("D" in word and is_finite_number(word.replace("D", "E")) for word in text)
+    return "; write exponents with E instead of D" if fortran else ""
