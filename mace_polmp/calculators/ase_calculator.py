@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
@@ -11,19 +12,25 @@ import numpy as np
 import torch
 from ase import Atoms, units
 from ase.calculators.calculator import all_changes
+from ase.data import chemical_symbols
 from mace.calculators import MACECalculator
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.born_charges import born_charges, field_on_charges
-from mace_polmp.modules.io import load_model
+from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
 from mace_polmp.modules.observables import electronic_permittivity, screening_factor
-from mace_polmp.structures import check_boundary, check_structure, total_charge
+from mace_polmp.structures import check_boundary, check_structure, near_origin, total_charge
 from mace_polmp.units import EPS0
+from mace_polmp.upstream.data import own_graphs
 
 FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | None
 
+logger = logging.getLogger(__name__)
+
+_MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
+_LARGEST_SINGLE = 1000.0  # Å; the largest coordinate in single precision
 _REFUSED = ("compile_mode", "enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
 
 
@@ -40,7 +47,8 @@ class MultipoleMACECalculator(MACECalculator):
     electronic_permittivity [3, 3] (ε∞ of a periodic structure).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
     The total charge of a structure, e, which models with constrained charges know, is what
-    atoms.info has as "total_charge" or, as upstream's calculator calls it, as "charge".
+    atoms.info has under the key that the model was trained with, as "total_charge" or, as
+    upstream's calculator calls it, as "charge". Where it says nothing 0 is assumed, and said once.
 
     Args:
         model_paths: a .model or .safetensors file, a pattern such as "committee_*.model", or a list
@@ -89,15 +97,15 @@ class MultipoleMACECalculator(MACECalculator):
             raise InputError(f"default_dtype must be float32 or float64, got {default_dtype!r}")
         if (model_paths is None) == (models is None):
             raise InputError("give either model_paths or models")
+        check_device(device, "device")
         if models is None:
-            models = [load_model(path, device) for path in _expand(model_paths)]
+            models = [load_model(path) for path in expand(model_paths)]
         loaded = list(models) if isinstance(models, list | tuple) else [models]
         for model in loaded:
             if not isinstance(model, MultipoleMACE):
                 raise InputError(f"models must be MultipoleMACE, got {type(model).__name__}")
-        head = kwargs.get("head")
-        if isinstance(head, str) and head not in loaded[0].heads:
-            raise InputError(f"head must be one of {', '.join(loaded[0].heads)}, got {head!r}")
+        _check_committee(loaded)
+        check_head(kwargs.get("head"), loaded[0].heads, "head")
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)
@@ -111,8 +119,11 @@ class MultipoleMACECalculator(MACECalculator):
         self.epsilon_infinity = epsilon_infinity
         self.divide_by_chi = divide_by_chi
         self.sum_rule = sum_rule
+        self._said: set[str] = set()
+        self._asked_charge_key = (kwargs.get("info_keys") or {}).get("total_charge")
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
         self._clock = 0.0  # of the last
+        self._moved: np.ndarray | None = None  # what brought the structure to the origin
         self.external_field = external_field
 
     @property
@@ -171,7 +182,8 @@ class MultipoleMACECalculator(MACECalculator):
             self._evaluate(atoms, properties, asked, system_changes)
         wanted = [name for name in _ON_DEMAND if name in asked]
         if wanted:
-            batch = self._atoms_to_batch(atoms)
+            # Far from the origin, latent charges that do not sum to zero would have large ones.
+            batch = self._atoms_to_batch(near_origin(atoms).atoms)
             for name in wanted:
                 values = [_ON_DEMAND[name](self, model, batch) for model in self.models]
                 self.results[name] = torch.stack(values).mean(0).detach().cpu().numpy()
@@ -184,10 +196,7 @@ class MultipoleMACECalculator(MACECalculator):
         system_changes: Sequence[str],
     ) -> None:
         """Everything that is not computed on demand only."""
-        first, *others = self.models
-        check_structure(atoms, "atoms", self.z_table.zs, first.electrostatics)
-        for model in others:
-            check_boundary(atoms, "atoms", model.electrostatics)
+        self.check(atoms)
         self._clock = self.time
         field = self.field_at(self._clock)
         if field.any():
@@ -195,6 +204,7 @@ class MultipoleMACECalculator(MACECalculator):
         super().calculate(atoms, properties, system_changes)
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
+        self._move_dipole_back()
         for name in ELECTRICAL_OUTPUTS:
             mean = self._outputs[name].mean(0).cpu().numpy()
             self.results[name] = mean if mean.ndim else float(mean)
@@ -202,7 +212,12 @@ class MultipoleMACECalculator(MACECalculator):
         if atoms.pbc.all():
             if field.any():
                 self._act_on_charges(self._atoms_to_batch(atoms))
-            self.results["dipole"] = self.results["dipole"] * self._screening(atoms)
+            factor = self._screening(atoms)
+            for name, power in (("dipole", 1), ("dipole_comm", 1), ("dipole_var", 2)):
+                if name in self.results:
+                    self.results[name] = self.results[name] * factor**power
+        elif field.any():
+            self._check_place(atoms)
 
     def _take_off_field(self, atoms: Atoms, field: np.ndarray) -> None:
         """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field.
@@ -213,6 +228,17 @@ class MultipoleMACECalculator(MACECalculator):
         moment = results["atomic_dipoles"].sum(0) if atoms.pbc.all() else results["dipole"]
         induced = 0.5 * field @ results["polarizability"] @ field
         results["zero_field_energy"] = float(results["energy"] + moment @ field - induced)
+
+    def _check_place(self, atoms: Atoms) -> None:
+        """Say where the place of a structure in a field matters, which it should not."""
+        excess = float(self.results["charges"].sum()) - (self._total_charge(atoms) or 0.0)
+        distance = float(np.linalg.norm(atoms.positions.mean(0)))
+        if not atoms.pbc.any() and abs(excess) * distance > _MISPLACED:
+            self._say(
+                f"external_field: the latent charges sum to {excess:.2g} e more than the total "
+                f"charge, {distance:.0f} Å from the origin; energy and forces in the field depend "
+                "on this place: put the structure at the origin, or train with --constrain_charge"
+            )
 
     def _act_on_charges(self, batch: Any) -> None:
         """Add the forces of the field on the charges of a periodic structure."""
@@ -226,35 +252,127 @@ class MultipoleMACECalculator(MACECalculator):
         for name in _UNDEFINED_IN_FIELD:
             self.results.pop(name, None)
 
+    def permittivity(self) -> float:
+        """ε∞; dipoles and Born charges of periodic structures are multiplied by its root."""
+        if self.epsilon_infinity is not None:
+            return float(self.epsilon_infinity)
+        return float(np.mean([model.permittivity() for model in self.models]))
+
     def _screening(self, atoms: Atoms) -> float:
         chi = None
         if self.divide_by_chi:
             trace = np.trace(self.results["polarizability"])
             chi = torch.tensor([trace / (3.0 * EPS0 * atoms.get_volume())])
         periodic = torch.ones(1, 3, dtype=torch.bool)
-        epsilon = self.epsilon_infinity
-        if epsilon is None:
-            epsilon = float(np.mean([model.permittivity() for model in self.models]))
-        return float(screening_factor(chi, periodic, epsilon))
+        return float(screening_factor(chi, periodic, self.permittivity()))
 
-    def _total_charge(self, atoms: Atoms) -> float | None:
-        key = self.info_keys.get("total_charge", "charge")
-        return total_charge(atoms) if key == "charge" else atoms.info.get(key)
+    def check(self, atoms: Atoms, where: str = "atoms") -> None:
+        """Refuse what the models cannot evaluate, and say what they assume or have not seen.
+
+        Args:
+            atoms: the structure.
+            where: what to call it in messages.
+
+        Raises:
+            InputError: as structures.check_structure, or a total charge that is not a number.
+        """
+        first, *others = self.models
+        check_structure(atoms, where, self.z_table.zs, first.electrostatics)
+        for model in others:
+            check_boundary(atoms, where, model.electrostatics)
+        constrained = any(m.long_range_options.constrain_charge != "none" for m in self.models)
+        if self._total_charge(atoms, where) is None and constrained:
+            self._say(
+                f"total charge 0 e: nothing given (say it with atoms.info["
+                f"'{self.charge_keys()[0]}'], in a command with --total_charge)"
+            )
+        for model in self.models:
+            self._say(model.trained_on.unknown_boundary(atoms.pbc))
+
+    def _say(self, sentence: str | None) -> None:
+        """Log a sentence once."""
+        if sentence is not None and sentence not in self._said:
+            self._said.add(sentence)
+            logger.warning(sentence)
+
+    def charge_keys(self) -> list[str]:
+        """Names of the total charge: what was asked for, else those of the models' trainings."""
+        asked = self._asked_charge_key
+        return [asked] if asked else [m.trained_on.total_charge_key for m in self.models]
+
+    def total_charge(self, atoms: Atoms) -> float | None:
+        """The total charge that a structure says, e; None where it says none.
+
+        Raises:
+            InputError: it is no number, or there are several.
+        """
+        return self._total_charge(atoms)
+
+    def _total_charge(self, atoms: Atoms, where: str = "atoms") -> float | None:
+        alone = self._asked_charge_key is not None
+        found = {total_charge(atoms, where, key, alone) for key in self.charge_keys()} - {None}
+        if len(found) > 1:
+            keys = ", ".join(dict.fromkeys(self.charge_keys()))
+            raise InputError(f"{where}: info has several total charges, at {keys}; correct them")
+        return next(iter(found), None)
+
+    def get_hessian(self, atoms: Atoms | None = None) -> Any:
+        """Second derivatives of the energy as upstream returns them, eV/Å²; a list of a committee.
+
+        Raises:
+            InputError: a structure that cannot be evaluated.
+        """
+        self.check(self.atoms if atoms is None else atoms)
+        return super().get_hessian(atoms)
+
+    def _move_dipole_back(self) -> None:
+        """The dipole of the structure where it is, if it was evaluated at the origin."""
+        if self._moved is None:
+            return
+        by = torch.as_tensor(self._moved, dtype=torch.float64)
+        outputs = self._outputs
+        dipole = outputs["dipole"].cpu().double()
+        dipole = dipole - torch.einsum("mi,ia->ma", outputs["charges"].cpu().double(), by)
+        outputs["dipole"] = dipole
+        if self.num_models > 1:
+            self.results["dipole_comm"] = dipole.numpy()
+            self.results["dipole_var"] = dipole.var(0, unbiased=False).numpy()
 
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
-        batch = super()._atoms_to_batch(atoms)
+        self._moved = None
+        if self.default_dtype == "float32":
+            atoms = self._at_origin(atoms)
+        with own_graphs():
+            batch = super()._atoms_to_batch(atoms)
         charge = self._total_charge(atoms)
         if charge is not None:  # upstream looks for another key than its training
             batch["total_charge"] = torch.full_like(batch["total_charge"], charge)
-        if atoms.pbc.sum() == 2:
-            # Upstream makes the cell much longer where it is not periodic.
-            cell = np.array(atoms.cell.array)
-            batch["cell"] = torch.as_tensor(cell, dtype=batch["cell"].dtype, device=self.device)
         field = self.field_at(self._clock)
         if field.any():
             field = torch.as_tensor(field, dtype=batch["positions"].dtype, device=self.device)
             batch["applied_field"] = field.view(1, 3)
         return batch
+
+    def _at_origin(self, atoms: Atoms) -> Atoms:
+        """The structure where single precision keeps its digits.
+
+        Raises:
+            InputError: there is no such place.
+        """
+        near = near_origin(atoms)
+        largest = float(np.abs(near.atoms.positions).max())
+        if largest > _LARGEST_SINGLE:
+            raise InputError(
+                f"atoms: coordinates of {largest:.0f} Å, which single precision holds to "
+                f"{largest * 6e-8:.0e} Å only; use default_dtype float64"
+            )
+        if near.by is not None and self.field_at(self._clock).any() and not atoms.pbc.all():
+            raise InputError(
+                "atoms: lie too far from the origin for an external_field in single precision; "
+                "centre them, or use default_dtype float64"
+            )
+        self._moved = near.by
+        return near.atoms
 
     def _create_result_tensors(
         self, num_models: int, num_atoms: int, batch: Any, out: dict
@@ -264,8 +382,53 @@ class MultipoleMACECalculator(MACECalculator):
         for name, (per_atom, shape) in ELECTRICAL_OUTPUTS.items():
             full = (num_models, num_atoms, *shape) if per_atom else (num_models, *shape)
             tensors[name] = torch.zeros(full, dtype=out[name].dtype, device=self.device)
+        tensors["energy"] = torch.zeros(num_models, dtype=torch.float64, device=self.device)
         self._outputs = tensors
         return tensors, node_e0
+
+
+def check_head(head: str | None, heads: Sequence[str], name: str = "--head") -> None:
+    """Refuse a head that a model does not have, or several without a choice.
+
+    Args:
+        head: as it was asked for.
+        heads: of the model.
+        name: of the option.
+
+    Raises:
+        InputError: names the heads.
+    """
+    known = ", ".join(heads)
+    if isinstance(head, str) and head not in heads:
+        raise InputError(f"{name} must be one of {known}, got {head!r}")
+    if head is None and len(heads) > 1 and "default" not in [h.lower() for h in heads]:
+        raise InputError(
+            f"the model has several heads, {known}; say which with head (--head in commands)"
+        )
+
+
+def _check_committee(models: Sequence[MultipoleMACE]) -> None:
+    """Refuse models whose results cannot be averaged.
+
+    Raises:
+        InputError: other elements, cutoffs or heads than the first.
+    """
+    facts: dict[str, Callable[[MultipoleMACE], Any]] = {
+        "elements": lambda m: " ".join(chemical_symbols[z] for z in m.atomic_numbers.tolist()),
+        "a cutoff": lambda m: f"{float(m.r_max):g} Å",
+        "heads": lambda m: ", ".join(m.heads),
+        "charges that are constrained to the total charge:": lambda m: (
+            "no" if m.long_range_options.constrain_charge == "none" else "yes"
+        ),
+    }
+    for name, fact in facts.items():
+        found = [fact(model) for model in models]
+        for number, value in enumerate(found):
+            if value != found[0]:
+                raise InputError(
+                    f"a committee needs models of the same kind: model {number} has {name} "
+                    f"{value}, the first has {found[0]}"
+                )
 
 
 def _born_charges(calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any) -> torch.Tensor:
@@ -287,7 +450,7 @@ def _permittivity(calc: MultipoleMACECalculator, model: MultipoleMACE, batch: An
             "for electronic_polarizability"
         )
     polarizability = _polarizability(calc, model, batch)[None]
-    return electronic_permittivity(polarizability, batch["cell"].view(1, 3, 3))[0]
+    return electronic_permittivity(polarizability, batch["cell"].reshape(1, 3, 3))[0]
 
 
 # Results that cost more than they are usually worth: computed where asked for by name.
@@ -327,7 +490,7 @@ def _check_field(atoms: Atoms, field: np.ndarray, asked: set[str]) -> None:
             )
 
 
-def _expand(model_paths: Any) -> list[Path]:
+def expand(model_paths: Any) -> list[Path]:
     """Files of a path, a pattern or a list of both, in order."""
     given = [model_paths] if isinstance(model_paths, str | Path) else list(model_paths)
     paths: list[Path] = []

@@ -22,13 +22,16 @@ def precision_is_meant() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def load_calculator(model: str | Path, device: str = "cpu", default_dtype: str = "") -> Calculator:
+def load_calculator(
+    model: str | Path, device: str = "cpu", default_dtype: str = "", head: str | None = None
+) -> Calculator:
     """A MultipoleMACECalculator with its defaults, or upstream's for any other MACE.
 
     Args:
         model: a .model or .safetensors file.
         device: where it is evaluated.
         default_dtype: "float32" or "float64"; empty for the precision it was trained in.
+        head: of a model with several.
 
     Raises:
         InputError: a file that holds no model, or one of a newer format.
@@ -44,4 +47,5 @@ def load_calculator(model: str | Path, device: str = "cpu", default_dtype: str =
         check_format(loaded, model)
         kind = MultipoleMACECalculator
     with precision_is_meant():
-        return kind(models=loaded, device=device, default_dtype=default_dtype)
+        which = {} if head is None else {"head": head}
+        return kind(models=loaded, device=device, default_dtype=default_dtype, **which)

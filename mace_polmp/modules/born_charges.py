@@ -80,7 +80,7 @@ def born_charges(
         InputError: a mixture of open and periodic structures; a slab; an impossible permittivity;
             or a backbone whose messages cannot be followed.
     """
-    pbc = data["pbc"].view(-1, 3)
+    pbc = data["pbc"].reshape(-1, 3)
     periodic = pbc.all(-1)
     if bool((pbc.any(-1) & ~periodic).any()):
         raise InputError(
@@ -116,7 +116,7 @@ def labelled_born_charges(model: MultipoleMACE, data: dict[str, Tensor], trainin
     positions = data["positions"]
     out = positions.new_zeros(positions.shape[0], 3, 3)
     labelled = data["born_charges_weight"].view(-1) > 0
-    periodic = data["pbc"].view(-1, 3).any(-1)
+    periodic = data["pbc"].reshape(-1, 3).any(-1)
     for chosen in (labelled & periodic, labelled & ~periodic):
         if bool(chosen.any()):
             part, atoms = select_structures(data, chosen)
@@ -131,12 +131,12 @@ def _screening(
     divide_by_chi: bool,
 ) -> Tensor:
     """√ε_e of each atom's structure, [n_atoms, 1, 1]."""
-    pbc, batch, chi = data["pbc"].view(-1, 3), data["batch"], None
+    pbc, batch, chi = data["pbc"].reshape(-1, 3), data["batch"], None
     if divide_by_chi:
         with torch.no_grad():
             response = model.read_multipoles(data)[2]
         alpha = polarizability_tensors(response, batch.shape[0], data["positions"])
-        chi = susceptibility(alpha, data["cell"].view(-1, 3, 3), pbc, batch)
+        chi = susceptibility(alpha, data["cell"].reshape(-1, 3, 3), pbc, batch)
     epsilon = model.epsilon_infinity if epsilon_infinity is None else epsilon_infinity
     factor = screening_factor(chi, pbc, epsilon).to(data["positions"].dtype)
     return factor[batch, None, None]
@@ -291,8 +291,8 @@ def _periodic(
     if held.softness is not None:
         moment = moment + model.electrostatics.induced_charge_moment(
             positions,
-            data["cell"].view(-1, 3, 3),
-            data["pbc"].view(-1, 3),
+            data["cell"].reshape(-1, 3, 3),
+            data["pbc"].reshape(-1, 3),
             batch,
             multipoles,
             held.multipoles,

@@ -6,30 +6,44 @@ safe_files.py's.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
 from mace_polmp.errors import InputError
+from mace_polmp.files import write_torch
 from mace_polmp.modules import safe_files
 from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
+from mace_polmp.reading import existing_file
+
+
+def check_device(device: str | torch.device, name: str = "--device") -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        InputError: names it.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(f"{name} {device} is not available: {reason}") from error
 
 
 def load_any(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.Module:
-    """The module that a file holds. Loading a .model file runs code from it: trust its source.
+    """The MACE model that a file holds. Loading a pickle runs code from it: trust its source.
+
+    What a file is, its content says. A file that is called .safetensors is never unpickled.
 
     Raises:
-        InputError: no such file, or neither a pickled torch module nor a .safetensors file that
-            can be read.
+        InputError: no such file, or neither a pickled MACE model nor a .safetensors file that can
+            be read, or weights that are NaN.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix == safe_files.SUFFIX:
+    path = existing_file(path)
+    if safe_files.is_safe(path) or path.suffix.lower() == safe_files.SUFFIX:
         return safe_files.load(path, device)
     try:
-        model = torch.load(path, map_location=device, weights_only=False)
+        model = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(
@@ -40,7 +54,10 @@ def load_any(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.M
             f"{path}: holds a {type(model).__name__}, not a model; checkpoints (.pt) are for "
             "--restart_latest, give the .model file that the training wrote"
         )
-    return model
+    if not hasattr(model, "interactions"):
+        raise InputError(f"{path}: holds a {type(model).__name__}, which is not a MACE model")
+    safe_files.check_finite(model.state_dict(), str(path))
+    return model.to(device)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> MultipoleMACE:
@@ -79,11 +96,9 @@ def write_model(model: MultipoleMACE, path: str | Path) -> None:
         InputError: another ending, or a model that has no safe form.
     """
     path = Path(path)
-    if path.suffix == safe_files.SUFFIX:
+    if path.suffix.lower() == safe_files.SUFFIX:
         safe_files.save(model, path)
     elif path.suffix == ".model":
-        temporary = path.with_name(f".{path.name}.tmp")
-        torch.save(model, temporary)
-        os.replace(temporary, path)
+        write_torch(path, model)
     else:
         raise InputError(f"{path}: the ending must be .model or {safe_files.SUFFIX}")

@@ -14,9 +14,16 @@ from mace.modules.utils import get_edge_vectors_and_lengths, get_outputs
 from torch import Tensor
 
 from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
-from mace_polmp.electrostatics.engine import acting_on_charges
 from mace_polmp.modules.born_charges import labelled_born_charges
 from mace_polmp.modules.convolutions import Edges
+from mace_polmp.modules.inputs import (
+    double_e0s,
+    exact_energy,
+    feature_layout,
+    field_on_induced_charges,
+    strain,
+    total_charges,
+)
 from mace_polmp.modules.observables import (
     atomic_dipoles,
     charge_shift,
@@ -28,6 +35,7 @@ from mace_polmp.modules.observables import (
 )
 from mace_polmp.modules.options import LEARN, LongRangeOptions
 from mace_polmp.modules.readouts import MultipoleReadouts
+from mace_polmp.modules.record import TrainingRecord
 
 # What calculators and files show of the model's electrical outputs: per atom or per structure,
 # and the shape of one.
@@ -56,7 +64,13 @@ class MultipoleMACE(ScaleShiftMACE):
         initial_scale: size of the head's initial output, 1 from scratch, small for a trained
             backbone.
         **kwargs: of mace.modules.ScaleShiftMACE.
+
+    Attributes:
+        trained_on: what the model remembers of its training.
     """
+
+    trained_on: TrainingRecord = TrainingRecord()  # also of models saved before they remembered
+    _double_e0s: Tensor | None = None  # what a model in single precision rounds
 
     def __init__(
         self,
@@ -66,6 +80,24 @@ class MultipoleMACE(ScaleShiftMACE):
     ) -> None:
         super().__init__(**kwargs)
         self._add_long_range(long_range or LongRangeOptions(), initial_scale)
+        self._double_e0s = torch.as_tensor(kwargs["atomic_energies"], dtype=torch.float64)
+
+    def keep_atomic_energies(self, energies: Tensor) -> None:
+        """Keep atomic energies in double precision, where the model's own are rounded.
+
+        Args:
+            energies: as many as the model has, eV.
+        """
+        own = self.atomic_energies_fn.atomic_energies
+        self._double_e0s = energies.to(own.device, torch.float64).reshape(own.shape)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MultipoleMACE:
+        """Of torch, for .float(), .to(…): atomic energies in double precision are kept aside."""
+        table = double_e0s(self)
+        out = super()._apply(fn, recurse)
+        device = self.atomic_energies_fn.atomic_energies.device
+        self._double_e0s = table.to(device)
+        return out
 
     @classmethod
     def from_mace(
@@ -91,8 +123,9 @@ class MultipoleMACE(ScaleShiftMACE):
         model = cls.__new__(cls)
         torch.nn.Module.__init__(model)
         model.__dict__.update(backbone.__dict__)
-        # The dictionaries of modules are shared until here; the head must not enter the backbone.
-        model._modules = dict(backbone._modules)
+        # What the head adds must not enter the backbone.
+        for name in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            model.__dict__[name] = backbone.__dict__[name].copy()
         model._add_long_range(long_range or LongRangeOptions(), initial_scale)
         return model
 
@@ -108,6 +141,7 @@ class MultipoleMACE(ScaleShiftMACE):
             avg_num_neighbors=float(self.interactions[0].avg_num_neighbors),
             cutoff=float(self.r_max),
             initial_scale=initial_scale,
+            layout=feature_layout(self),
         )
         reference = next(self.node_embedding.parameters())
         self.multipole_readouts.to(dtype=reference.dtype, device=reference.device)
@@ -188,7 +222,8 @@ class MultipoleMACE(ScaleShiftMACE):
             training, compute_*: as upstream.
 
         Returns:
-            Upstream's dictionary, where node_energy holds the short-range energies only
+            Upstream's dictionary, where energies with atomic energies in them are in double
+            precision whatever the model's, node_energy holds the short-range energies only
             (the long-range energy belongs to no single atom), and
             short_range_energy, long_range_energy [n_structures] eV;
             charges [n_atoms] e, atomic_dipoles [n_atoms, 3] e Å (permanent plus induced);
@@ -212,7 +247,9 @@ class MultipoleMACE(ScaleShiftMACE):
             raise KeyError(
                 "data lacks 'pbc' [n_structures, 3]; the boundary conditions are not guessed"
             )
-        strained, displacement = _strain(
+        # Other programs give cells as views that upstream cannot reshape.
+        data = dict(data, cell=data["cell"].reshape(-1, 3))
+        strained, displacement = strain(
             data, compute_virials or compute_stress or compute_displacement
         )
         extra = {}
@@ -231,9 +268,14 @@ class MultipoleMACE(ScaleShiftMACE):
             compute_stress=compute_stress,
             compute_hessian=compute_hessian,
         )
+        energy = short["energy"] + result.energy
+        if training and isinstance(self.long_range_options.epsilon_infinity, str):
+            # A distributed training wants a gradient of every parameter, labels or not.
+            energy = energy + 0.0 * self.raw_permittivity
+            forces = None if forces is None else forces + 0.0 * self.raw_permittivity
         return {
             **short,
-            "energy": short["energy"] + result.energy,
+            "energy": energy,
             "interaction_energy": interaction,
             "short_range_energy": short["energy"],
             "long_range_energy": result.energy,
@@ -259,7 +301,7 @@ class MultipoleMACE(ScaleShiftMACE):
         if self.long_range_options.constrain_charge != "none":
             weight = self._shift_weight(multipoles, response)
             if shift is None:
-                shift = charge_shift(multipoles.charge, weight, _total_charge(data), data["batch"])
+                shift = charge_shift(multipoles.charge, weight, total_charges(data), data["batch"])
             charge = multipoles.charge + shift[data["batch"]] * weight
             multipoles = replace(multipoles, charge=charge)
         if not self.long_range_options.induces_charges:
@@ -272,11 +314,13 @@ class MultipoleMACE(ScaleShiftMACE):
             return None
         _, multipoles, response = self._read(data)
         weight = self._shift_weight(multipoles, response)
-        return charge_shift(multipoles.charge, weight, _total_charge(data), data["batch"])
+        return charge_shift(multipoles.charge, weight, total_charges(data), data["batch"])
 
     def backbone_outputs(self, data: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        """What the backbone alone returns, without derivatives."""
-        return super().forward(dict(data), compute_force=False)
+        """What the backbone alone returns, without derivatives; energies in double precision."""
+        out = super().forward(dict(data), compute_force=False)
+        energy = exact_energy(self, data, out["energy"], out["interaction_energy"])
+        return {**out, "energy": energy}
 
     def _shift_weight(self, multipoles: Multipoles, response: ResponseCoefficients) -> Tensor:
         if self.long_range_options.constrain_charge == "uniform":
@@ -322,11 +366,11 @@ class MultipoleMACE(ScaleShiftMACE):
         fully periodic cell the uniform background does the same.)
         """
         short, multipoles, response = self.read_multipoles(data, shift)
-        pbc = data["pbc"].view(-1, 3)
+        pbc = data["pbc"].reshape(-1, 3)
         multipoles = neutral_slabs(multipoles, pbc, data["batch"])
         result = self.electrostatics(
             data["positions"],
-            data["cell"].view(-1, 3, 3),
+            data["cell"].reshape(-1, 3, 3),
             pbc,
             data["batch"],
             multipoles,
@@ -336,7 +380,7 @@ class MultipoleMACE(ScaleShiftMACE):
             with_field=False,
         )
         if "applied_field" in data and response.softness is not None:
-            result = _field_on_induced_charges(data, result)
+            result = field_on_induced_charges(data, result)
         return short, multipoles, response, result
 
     def electronic_polarizability(self, data: dict[str, Tensor]) -> Tensor:
@@ -346,8 +390,8 @@ class MultipoleMACE(ScaleShiftMACE):
         return electronic_polarizability(
             self.electrostatics,
             positions,
-            data["cell"].view(-1, 3, 3),
-            data["pbc"].view(-1, 3),
+            data["cell"].reshape(-1, 3, 3),
+            data["pbc"].reshape(-1, 3),
             data["batch"],
             polarizability_tensors(response, positions.shape[0], positions),
         )
@@ -378,52 +422,3 @@ class MultipoleMACE(ScaleShiftMACE):
             "dipole": total_dipole(positions, data["batch"], n_structures, multipoles, result),
             "polarizability": total_polarizability(alpha, data["batch"], n_structures),
         }
-
-
-def _total_charge(data: dict[str, Tensor]) -> Tensor:
-    """The total charge of each structure, [n_structures], e; 0 where data has none."""
-    positions = data["positions"]
-    total = data.get("total_charge")
-    if total is None:
-        return positions.new_zeros(data["ptr"].numel() - 1)
-    return total.view(-1).to(positions)
-
-
-def _field_on_induced_charges(
-    data: dict[str, Tensor], result: ElectrostaticsResult
-) -> ElectrostaticsResult:
-    """Add −Σ Δq_i r_i·F: first order in the field, so that −∂E/∂F is the whole dipole."""
-    batch = data["batch"]
-    field = acting_on_charges(
-        data["applied_field"], data["cell"].view(-1, 3, 3), data["pbc"].view(-1, 3)
-    )
-    per_atom = -result.induced_charge * (data["positions"] * field[batch]).sum(-1)
-    energy = torch.zeros_like(result.energy).index_add(0, batch, per_atom)
-    return replace(
-        result,
-        energy=result.energy + energy,
-        energy_induced_charge=result.energy_induced_charge + energy,
-    )
-
-
-def _strain(data: dict[str, Tensor], strained: bool) -> tuple[dict[str, Tensor], Tensor]:
-    """A copy of data whose positions, cell and shifts depend on a displacement.
-
-    The displacement [n_structures, 3, 3] is zero; derivatives with respect to it give virials
-    and stress.
-    """
-    positions = data["positions"].requires_grad_(True)
-    n_structures = data["ptr"].numel() - 1
-    displacement = positions.new_zeros(n_structures, 3, 3)
-    if not strained:
-        return dict(data), displacement
-    displacement.requires_grad_(True)
-    symmetric = 0.5 * (displacement + displacement.transpose(-1, -2))
-    batch = data["batch"]
-    cell = data["cell"].view(-1, 3, 3)
-    cell = cell + cell @ symmetric
-    shifts = data["unit_shifts"][:, None, :] @ cell[batch[data["edge_index"][0]]]
-    strained_positions = positions + (positions[:, None, :] @ symmetric[batch]).squeeze(1)
-    out = dict(data)
-    out.update(positions=strained_positions, cell=cell.view(-1, 3), shifts=shifts.squeeze(1))
-    return out, displacement

@@ -16,6 +16,7 @@ from mace_polmp.electrostatics import (
     ResponseCoefficients,
 )
 from mace_polmp.electrostatics.packing import count_atoms
+from mace_polmp.electrostatics.products import cell_volume
 from mace_polmp.errors import InputError
 from mace_polmp.units import EPS0
 
@@ -112,7 +113,7 @@ def electronic_permittivity(polarizability: Tensor, cell: Tensor) -> Tensor:
     An estimate: of a model trained on energies and forces, what its induced dipoles screen. The
     rest of the screening is in its latent charges (see screening_factor).
     """
-    volume = torch.linalg.det(cell).abs()[:, None, None]
+    volume = cell_volume(cell)[:, None, None]
     return torch.eye(3).to(polarizability) + polarizability / (EPS0 * volume)
 
 
@@ -120,7 +121,7 @@ def susceptibility(atomic: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> 
     """χ = Σ_i tr α_i/(3 eps0 V), [n_structures]; zero where not periodic in three directions."""
     trace = torch.einsum("bii->b", total_polarizability(atomic, batch, pbc.shape[0]))
     periodic = pbc.all(1)
-    volume = torch.where(periodic, torch.linalg.det(cell.to(trace)).abs(), 1.0)
+    volume = torch.where(periodic, cell_volume(cell.to(trace)), 1.0)
     return torch.where(periodic, trace / (3.0 * EPS0 * volume), 0.0)
 
 

@@ -44,7 +44,10 @@ class MultipoleReadouts(torch.nn.Module):
         cutoff: the backbone's, Å.
         initial_scale: size of the initial multipoles and coefficients, 1 for a model trained from
             scratch. Never 0: the energy is quadratic in the multipoles and has no gradient there.
+        layout: of node features, "mul_ir", or "ir_mul" of backbones converted for accelerators.
     """
+
+    layout: str = "mul_ir"  # also of models saved before there was another
 
     _quadrupole_basis: Tensor
     orientation: Tensor
@@ -58,8 +61,12 @@ class MultipoleReadouts(torch.nn.Module):
         avg_num_neighbors: float,
         cutoff: float,
         initial_scale: float = 1.0,
+        layout: str = "mul_ir",
     ) -> None:
         super().__init__()
+        if layout not in ("mul_ir", "ir_mul"):
+            raise ValueError(f"layout must be mul_ir or ir_mul, got {layout!r}")
+        self.layout = layout
         self.options = options
         self.atomic_numbers = list(atomic_numbers)
         self._slices = _feature_slices(layer_irreps)
@@ -275,10 +282,12 @@ class MultipoleReadouts(torch.nn.Module):
     def _gather(self, node_feats: Tensor, degree: int) -> Tensor:
         """All features of one degree, [n_atoms, channels, 2l + 1]."""
         width = 2 * degree + 1
-        parts = [
-            node_feats[:, s].view(-1, multiplicity, width)
-            for s, multiplicity in self._slices[degree]
-        ]
+        parts = []
+        for s, multiplicity in self._slices[degree]:
+            if self.layout == "ir_mul":
+                parts.append(node_feats[:, s].view(-1, width, multiplicity).transpose(1, 2))
+            else:
+                parts.append(node_feats[:, s].view(-1, multiplicity, width))
         return torch.cat(parts, dim=1)
 
     def _to_cartesian(self, components: Tensor) -> Tensor:

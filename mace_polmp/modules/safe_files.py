@@ -1,14 +1,15 @@
 """Model files that run no code: weights in safetensors, the configuration as JSON beside them.
 
 A file holds the tensors of the model's state and, in the header, format, format_version and config:
-what the constructors of the backbone and the head need, as numbers, names and lists. Names of
-classes are looked up among those of mace-torch that a MACE can be made of; nothing else is loaded.
+what the constructors of the backbone and the head need, as numbers, names and lists, and the
+SHA-256 of all of it. Names of classes are looked up among those of mace-torch that a MACE can be
+made of; nothing else is loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,11 +25,17 @@ from mace.modules import gate_dict, interaction_classes, readout_classes
 from mace.tools.scripts_utils import extract_config_mace_model
 
 from mace_polmp.errors import InputError
+from mace_polmp.files import write_bytes
+from mace_polmp.modules.inputs import double_e0s
 from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
 from mace_polmp.modules.options import LongRangeOptions
+from mace_polmp.modules.record import TrainingRecord
+from mace_polmp.reading import existing_file
 
 SUFFIX = ".safetensors"
 _FORMAT = "mace_polmp"
+_CHECKSUM_SINCE = 2  # version; files of it that were written before have none
+_LONGEST_HEADER = 100_000_000  # bytes, of the format
 # Models of earlier releases of mace-torch lack these buffers, which follow from the configuration.
 _NEW_FLAGS = "_zeroed"
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
@@ -49,36 +56,49 @@ UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {1: _atom
 """By version n, what makes config and tensors of version n those of version n + 1."""
 
 
+def is_safe(path: str | Path) -> bool:
+    """Whether a file's content is of this kind, whatever its name.
+
+    It begins with the length of a JSON header; a pickle or an archive does not.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return len(start) == 9 and start[8:] == b"{" and 0 < length <= _LONGEST_HEADER
+
+
 def save(model: MultipoleMACE, path: str | Path) -> None:
     """Write a model; the file appears whole or not at all.
 
     Raises:
         InputError: a backbone that cannot be described by a configuration, for instance one
-            converted for an accelerator.
+            converted for an accelerator, weights that are NaN, or a file that cannot be written.
     """
     path = Path(path)
     config = describe(model)
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    # Tensors may share memory or be views, which the format does not know.
+    state = {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     _rebuild(config, state, str(path))  # refuses what would not come back
+    text = json.dumps(config)
     metadata = {
         "format": _FORMAT,
         "format_version": str(model.format_version),
-        "config": json.dumps(config),
+        "config": text,
+        "sha256": _checksum(text, state),
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    # Tensors may share memory or be views, which the format does not know.
-    safetensors.torch.save_file(
-        {name: tensor.clone().contiguous() for name, tensor in state.items()}, temporary, metadata
-    )
-    os.replace(temporary, path)
+    write_bytes(path, safetensors.torch.save(state, metadata))
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> MultipoleMACE:
     """Read a model; runs no code from the file.
 
     Raises:
-        InputError: no such file, a truncated one or one of another kind, a newer format, or
-            tensors that do not belong to the configuration.
+        InputError: no such file, a truncated, damaged or changed one or one of another kind, a
+            format that is not known, tensors that do not belong to the configuration, or weights
+            that are NaN.
     """
     path = Path(path)
     version, config = read_header(path)
@@ -86,9 +106,27 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> MultipoleMACE:
         state = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise InputError(f"{path}: truncated or damaged ({error}); copy it again") from error
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    known = metadata.get("sha256") if version >= _CHECKSUM_SINCE else None
+    if known is not None and known != _checksum(metadata["config"], state):
+        raise InputError(
+            f"{path}: its content was changed after it was written (the checksum differs); copy it "
+            "again or make it anew with mace_polmp convert"
+        )
     for number in range(version, FORMAT_VERSION):
         config, state = UPGRADES[number](config, state)
     return _rebuild(config, state, str(path)).to(device)
+
+
+def _checksum(config: str, state: State) -> str:
+    """SHA-256 of a configuration and tensors."""
+    found = hashlib.sha256(config.encode())
+    for name in sorted(state):
+        tensor = state[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().view(-1).numpy().tobytes())
+    return found.hexdigest()
 
 
 def read_header(path: str | Path) -> tuple[int, Config]:
@@ -98,8 +136,7 @@ def read_header(path: str | Path) -> tuple[int, Config]:
         InputError: as load.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    path = existing_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -120,6 +157,11 @@ def read_header(path: str | Path) -> tuple[int, Config]:
             f"{path}: the header lacks or garbles {error}; make the file anew with mace_polmp "
             "convert"
         ) from error
+    if version < 1 and version not in UPGRADES:
+        raise InputError(
+            f"{path}: has format version {version}, which no mace_polmp has written; make the file "
+            "anew with mace_polmp convert"
+        )
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path}: has format version {version}, this mace_polmp reads up to {FORMAT_VERSION}; "
@@ -164,11 +206,13 @@ def describe(model: MultipoleMACE) -> Config:
         elif isinstance(value, np.generic | torch.Tensor):
             value = value.item()
         backbone_config[name] = value
+    backbone_config["atomic_energies"] = double_e0s(model).tolist()
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return {
         "dtype": dtype,
         "backbone": backbone_config,
         "long_range": asdict(model.long_range_options),
+        "trained_on": model.trained_on.describe(),
     }
 
 
@@ -196,9 +240,46 @@ def _rebuild(config: Config, state: State, where: str) -> MultipoleMACE:
     if missing or unexpected:
         first = f"lacks {missing[0]}" if missing else f"has {unexpected[0]} too much"
         raise InputError(f"{where}: tensors and configuration do not fit: it {first}")
+    check_finite(state, where)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    model.trained_on = TrainingRecord.of(config.get("trained_on", {}))
+    _check_settings(config["backbone"], describe(model)["backbone"], where)
     return model
+
+
+def check_finite(state: State, where: str) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        InputError: names the first.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"{where}: weights of the model ({name}) are NaN or infinite; train it again, or "
+                "take an earlier checkpoint"
+            )
+
+
+def _check_settings(said: Config, found: Config, where: str) -> None:
+    """Refuse a configuration that says something else than the tensors, such as another cutoff."""
+    for name, value in said.items():
+        other = found.get(name, value)
+        if isinstance(value, str | bool | None) or isinstance(other, str | bool | None):
+            same = value == other
+        else:
+            a, b = np.asarray(value), np.asarray(other)
+            numbers = a.dtype.kind in "if" and b.dtype.kind in "if"
+            same = a.shape == b.shape and bool(
+                np.allclose(a, b, rtol=1e-5) if numbers else np.array_equal(a, b)
+            )
+        if not same:
+            raise InputError(
+                f"{where}: tensors and configuration do not fit: {name} is {value} in the "
+                f"configuration and {other} in the tensors; make the file anew with mace_polmp "
+                "convert"
+            )
 
 
 def _constructor_arguments(config: Config) -> dict[str, Any]:

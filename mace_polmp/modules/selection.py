@@ -30,7 +30,7 @@ def select_structures(data: dict[str, Tensor], chosen: Tensor) -> tuple[dict[str
         if not isinstance(value, Tensor):
             continue
         if name in _CELLS:
-            out[name] = value.view(n_structures, 3, 3)[chosen].view(-1, 3)
+            out[name] = value.reshape(n_structures, 3, 3)[chosen].reshape(-1, 3)
         elif name in _EDGES and name != "edge_index":
             out[name] = value[edges]
         elif value.dim() > 0 and value.shape[0] == n_atoms:

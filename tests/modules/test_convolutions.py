@@ -9,6 +9,8 @@ from ase.build import molecule
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from tests.helpers import backbone_settings, evaluate, random_model, rattled, salty_water
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def only_transfer(**options) -> MultipoleMACE:
     """A random model whose charges are those that move along edges."""
@@ -46,10 +48,10 @@ def test_periodic_cells_are_neutral():
     assert np.abs(found).max() > 0.05 and abs(found.sum()) < 1e-12
 
 
-def test_charge_goes_to_the_more_electronegative_atom():
+def test_charge_goes_to_the_more_electronegative_atom(device):
     torch.manual_seed(0)
     options = LongRangeOptions(multipole_lmax=0, induced="none")
-    model = MultipoleMACE(long_range=options, **backbone_settings()).double()
+    model = MultipoleMACE(long_range=options, **backbone_settings()).double().to(device)
     water = charges(model, molecule("H2O"))
     assert water[0] < -0.1 and (water[1:] > 0.05).all()
 

@@ -8,6 +8,7 @@ from mace.modules import ScaleShiftMACE
 from scipy.spatial.transform import Rotation
 
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from tests.devices import moved
 from tests.helpers import (
     backbone_settings,
     evaluate,
@@ -15,9 +16,12 @@ from tests.helpers import (
     random_model,
     rattled,
     rock_salt,
+    rounding,
     salty_water,
     wet_slab,
 )
+
+pytestmark = pytest.mark.usefixtures("device")
 
 BACKBONES = {
     "one layer, scalars": dict(num_interactions=1, hidden_irreps="8x0e"),
@@ -204,22 +208,27 @@ def test_published_variants_read_out_what_their_names_say():
     assert iq["atomic_quadrupoles"].abs().max() == 0
 
 
-def test_start_is_physical_and_not_a_saddle():
+def test_start_is_physical_and_not_a_saddle(device):
     torch.manual_seed(0)
     model = MultipoleMACE(**backbone_settings())
-    charges = evaluate(model.double(), salty_water())["charges"]
+    charges = evaluate(model.double().to(device), salty_water())["charges"]
     sodium, chlorine, oxygen, hydrogen = charges[0], charges[1], charges[2], charges[3]
     assert oxygen < 0 and chlorine < 0 and hydrogen > 0 and sodium > 0
 
 
-def test_from_mace_keeps_the_backbone():
+def test_from_mace_keeps_the_backbone(device):
     torch.manual_seed(0)
-    backbone = ScaleShiftMACE(**backbone_settings()).double()
-    model = MultipoleMACE.from_mace(backbone, initial_scale=0.1)
+    backbone = ScaleShiftMACE(**backbone_settings()).double().to(device)
+    learning = LongRangeOptions(epsilon_infinity="learn")
+    model = MultipoleMACE.from_mace(backbone, learning, initial_scale=0.1)
     short = backbone(make_batch([salty_water()], model))
     out = evaluate(model, salty_water())
-    assert torch.equal(out["short_range_energy"], short["energy"])
+    found, expected = out["short_range_energy"], short["energy"].cpu()
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding())
+    # What the head adds is not in the backbone, neither modules nor parameters of its own.
     assert not hasattr(backbone, "multipole_readouts")
+    assert "raw_permittivity" in dict(model.named_parameters())
+    assert "raw_permittivity" not in dict(backbone.named_parameters())
     with pytest.raises(TypeError, match="backbone must be a mace.modules.ScaleShiftMACE"):
         MultipoleMACE.from_mace(model)
 
@@ -242,6 +251,19 @@ def test_what_a_long_range_energy_does_not_have_is_refused():
     wire.pbc = [True, False, False]
     with pytest.raises(ValueError, match="pbc T F F"):
         evaluate(model, wire)
+
+
+def test_cells_may_be_views():
+    """Other programs give cells as transposed views of column vectors, in [n_structures, 3, 3]."""
+    model, structures = random_model(), [rock_salt("triclinic"), rock_salt()]
+    expected = evaluate(model, *structures, compute_stress=True)
+    data = make_batch(structures, model)
+    columns = data["cell"].view(-1, 3, 3).transpose(1, 2).contiguous()
+    pbc = data["pbc"].view(-1, 3).T.contiguous().T
+    for cell in (columns.transpose(1, 2), columns.transpose(1, 2).reshape(-1, 3)):
+        out = model({**data, "cell": cell, "pbc": pbc}, compute_stress=True)
+        for name in ("energy", "forces", "stress"):
+            torch.testing.assert_close(out[name].cpu(), expected[name])
 
 
 def test_slabs():
@@ -293,8 +315,10 @@ def test_charges_sum_to_the_total_charge(spread, induced):
     structures = [salty_water(), rock_salt("triclinic"), salty_water(), wet_slab()]
     data = make_batch(structures, model)
     data["total_charge"] = torch.tensor([1.0, 0.0, -2.0, 0.0], dtype=torch.float64)
+    data = moved(data)
     out = model(data)
-    sums = torch.zeros(4, dtype=torch.float64).index_add(0, data["batch"], out["charges"].detach())
+    charges = out["charges"].detach()
+    sums = charges.new_zeros(4).index_add(0, data["batch"], charges)
     torch.testing.assert_close(sums, data["total_charge"], atol=1e-12, rtol=0)
     indices = [(0, 0), (3, 2)]
     for atoms in (rock_salt("left-handed"), salty_water()):
@@ -311,7 +335,7 @@ def test_what_is_lacking_is_spread_by_softness():
     free = MultipoleMACE.from_mace(model.short_range(), LongRangeOptions(induced="charge"))
     free.multipole_readouts.take_over(model.multipole_readouts, model.atomic_numbers.tolist())
     data = make_batch([salty_water()], model)
-    data["total_charge"] = torch.tensor([1.0])
+    data["total_charge"] = moved(torch.tensor([1.0]))
     softness = free(dict(data))["softness"].detach()
     charges = free.read_multipoles(dict(data))[1].charge.detach()
     expected = charges + (1.0 - charges.sum()) * softness / softness.sum()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 import safetensors.torch
@@ -36,28 +37,32 @@ def test_a_model_comes_back_as_it_was(tmp_path, name, options):
             torch.testing.assert_close(before[key], after[key], rtol=0, atol=1e-13)
 
 
-def test_single_precision_and_the_way_back(tmp_path):
+def test_single_precision_and_the_way_back(tmp_path, device):
     model = random_model().float()
     write_model(model, tmp_path / "m.safetensors")
-    again = load_any(tmp_path / "m.safetensors")
+    again = load_any(tmp_path / "m.safetensors", device)
     assert isinstance(again, MultipoleMACE)
     assert {p.dtype for p in again.parameters()} == {torch.float32}
     assert torch.get_default_dtype() == torch.float32
     write_model(again, tmp_path / "m.model")
-    pickled = load_model(tmp_path / "m.model")
+    pickled = load_model(tmp_path / "m.model", device)
     for name, tensor in model.state_dict().items():
         assert torch.equal(pickled.state_dict()[name], tensor), name
     with pytest.raises(InputError, match="the ending must be .model or .safetensors"):
         write_model(model, tmp_path / "m.pt")
 
 
-def rewrite(source, target, change=None, drop=None, **metadata):
-    """The same file with other metadata or without a tensor."""
+def rewrite(source, target, change=None, drop=None, checksum=False, tensors=None, **metadata):
+    """The same file with other metadata or tensors, by default without its checksum."""
     with safetensors.safe_open(source, "pt") as file:
         header = dict(file.metadata())
+    if not checksum:
+        del header["sha256"]
     state = safetensors.torch.load_file(source)
     if drop:
         state.pop(drop)
+    for name, value in (tensors or {}).items():
+        state[name] = torch.full_like(state[name], value)
     if change:
         config = json.loads(header["config"])
         change(config)
@@ -129,3 +134,61 @@ def test_bad_files_are_refused(tmp_path):
     refused("the configuration has an unknown entry")
     rewrite(good, bad, lambda config: config["backbone"].update(interaction_cls="os.system"))
     refused("unknown entry or lacks 'os.system'")
+    rewrite(good, bad, lambda config: config["backbone"].update(r_max=9.0))
+    refused("r_max is 9.0 in the configuration and 4.0 in the tensors")
+    rewrite(good, bad, tensors={"multipole_readouts.element_bias": float("nan")})
+    refused("weights of the model .multipole_readouts.element_bias. are NaN or infinite")
+
+
+@pytest.mark.parametrize("what", ["tensor", "configuration"])
+def test_a_file_that_was_changed_is_refused(tmp_path, what):
+    """The checksum is that of tensors and configuration; files of old versions have none."""
+    safe_files.save(random_model(), tmp_path / "good.safetensors")
+    change = {
+        "tensor": dict(tensors={"multipole_readouts.element_bias": 0.5}),
+        "configuration": dict(change=lambda c: c["long_range"].update(kspace_spacing=1.0)),
+    }[what]
+    bad = tmp_path / "bad.safetensors"
+    rewrite(tmp_path / "good.safetensors", bad, checksum=True, **change)
+    with pytest.raises(InputError, match="its content was changed after it was written"):
+        load_model(bad)
+    rewrite(tmp_path / "good.safetensors", bad, **change)
+    load_model(bad)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "M.SAFETENSORS", "m.model"])
+def test_what_a_file_is_its_content_says(tmp_path, name):
+    """A safe file loads under any name; a pickle under the name of a safe one is not unpickled."""
+    model = random_model()
+    safe_files.save(model, tmp_path / "good.safetensors")
+    (tmp_path / name).write_bytes((tmp_path / "good.safetensors").read_bytes())
+    assert torch.equal(
+        evaluate(load_model(tmp_path / name), salty_water())["energy"],
+        evaluate(model, salty_water())["energy"],
+    )
+    ran = tmp_path / "ran"
+    torch.save(_Trap(ran), tmp_path / name)
+    with pytest.raises(InputError):
+        load_model(tmp_path / name)
+    assert ran.exists() == (name == "m.model")  # which is what a pickle is
+
+
+class _Trap:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (type(self.path).touch, (self.path,))
+
+
+def test_files_have_the_permissions_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        safe_files.save(random_model(), tmp_path / "m.safetensors")
+        write_model(random_model(), tmp_path / "m.model")
+    finally:
+        os.umask(before)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o640
