@@ -1,4 +1,4 @@
-"""Quantities that labels and models both have, and errors of predictions: MAE, RMSE and R²."""
+"""Errors of predictions: MAE, RMSE and R²."""
 
 from __future__ import annotations
 
@@ -32,39 +32,6 @@ class ErrorMeasures:
         spread = float(((np.ravel(reference) - np.mean(reference)) ** 2).sum())
         r2 = 1.0 - float((error**2).sum()) / spread if spread > 1e-20 else float("nan")
         return cls(len(error), float(np.abs(error).mean()), float(np.sqrt((error**2).mean())), r2)
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """Something that labels and models both have.
-
-    Attributes:
-        key: default name of its label.
-        result: its name among a calculator's results.
-        shape: of one label, without atoms.
-        per_atom: whether each atom has one.
-        unit: as shown.
-        factor: from eV, Å, e to the unit.
-    """
-
-    key: str
-    result: str
-    shape: tuple[int, ...]
-    per_atom: bool
-    unit: str
-    factor: float = 1.0
-
-
-QUANTITIES = {
-    "energy": Quantity("REF_energy", "energy", (), False, "meV", 1e3),
-    "forces": Quantity("REF_forces", "forces", (3,), True, "meV/Å", 1e3),
-    "stress": Quantity("REF_stress", "stress", (3, 3), False, "meV/Å³", 1e3),
-    "dipole": Quantity("REF_dipole", "dipole", (3,), False, "e Å"),
-    "polarizability": Quantity(
-        "REF_polarizability", "electronic_polarizability", (3, 3), False, "e² Å²/eV"
-    ),
-    "born_charges": Quantity("REF_born_charges", "born_charges", (3, 3), True, "e"),
-}
 
 
 @dataclass

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import null_space
 
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.errors import InputError
@@ -39,43 +40,28 @@ class NormalModes:
     displacement: Array
 
 
-def normal_modes(hessian: Array, masses: Array) -> NormalModes:
-    """Normal modes of a Hessian.
+def normal_modes(hessian: Array, masses: Array, rigid: Array | None = None) -> NormalModes:
+    """Normal modes of a Hessian, translations and rotations left out.
 
     Args:
         hessian: [3 n_atoms, 3 n_atoms], eV/Å².
         masses: [n_atoms], amu.
+        rigid: orthonormal mass-weighted motions to leave out, [n, 3 n_atoms], as of
+            analysis.rigid.rigid_motions; None for none.
+
+    Returns:
+        3 n_atoms − n modes.
     """
     n_atoms = len(masses)
     root = np.repeat(np.sqrt(masses), 3)
     dynamical = 0.5 * (hessian + hessian.T) / np.outer(root, root)
-    values, vectors = np.linalg.eigh(dynamical)
+    others = np.eye(3 * n_atoms)
+    if rigid is not None and len(rigid) > 0:
+        others = null_space(rigid)
+    values, vectors = np.linalg.eigh(others.T @ dynamical @ others)
     frequency = np.sign(values) * np.sqrt(np.abs(values) / AMU) / WAVENUMBER
-    displacement = (vectors / root[:, None]).T.reshape(-1, n_atoms, 3)
+    displacement = (others @ vectors / root[:, None]).T.reshape(-1, n_atoms, 3)
     return NormalModes(frequency, displacement)
-
-
-def without_rigid_motion(hessian: Array, positions: Array, masses: Array, rotations: bool) -> Array:
-    """The Hessian with translations and, for molecules, rotations projected out.
-
-    Args:
-        hessian: [3 n_atoms, 3 n_atoms], eV/Å².
-        positions: [n_atoms, 3], Å.
-        masses: [n_atoms], amu.
-        rotations: whether to project rotations as well.
-    """
-    root = np.sqrt(masses)[:, None]
-    centred = positions - (masses[:, None] * positions).sum(0) / masses.sum()
-    rigid = [(root * axis).ravel() for axis in np.eye(3)]
-    if rotations:
-        rigid += [(root * np.cross(axis, centred)).ravel() for axis in np.eye(3)]
-    vectors, sizes, _ = np.linalg.svd(np.array(rigid).T, full_matrices=False)
-    basis = vectors[:, sizes > 1e-6 * sizes[0]]
-    weight = np.repeat(np.sqrt(masses), 3)
-    keep = np.eye(len(weight)) - basis @ basis.T
-    dynamical = keep @ (hessian / np.outer(weight, weight)) @ keep
-    result: Array = dynamical * np.outer(weight, weight)
-    return result
 
 
 def infrared_intensities(modes: NormalModes, born_charges: Array) -> Array:

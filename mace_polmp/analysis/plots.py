@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mace_polmp.analysis.correlation import Array
+from mace_polmp.files import replacing
 
 
 def figure(n_panels: int = 1, size: tuple[float, float] = (7.0, 4.0)) -> tuple[Any, list[Any]]:
@@ -28,20 +28,17 @@ def save(made: Any, path: Path) -> None:
     """Write a figure as PNG and close it."""
     import matplotlib.pyplot as plt
 
-    temporary = path.with_name(f".{path.name}.tmp")
-    made.savefig(temporary, dpi=150, format="png")
+    with replacing(path) as temporary:
+        made.savefig(temporary, dpi=150, format="png")
     plt.close(made)
-    os.replace(temporary, path)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a table with a header."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def draw_lines(

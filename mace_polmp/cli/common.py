@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mace_polmp.cli import hide_notices
 from mace_polmp.errors import InputError
+from mace_polmp.files import unwritable
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_polmp.calculators import MultipoleMACECalculator
 
+UNCONSTRAINED = (
+    "--total_charge {:g}: the model was trained without --constrain_charge, and its results do not "
+    "depend on the total charge; leave the option out"
+)
+
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--model and how to evaluate it."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", nargs="+", required=required, help=".model file; several make a committee"
+        "--model",
+        nargs="+",
+        required=required,
+        help=".model or .safetensors; several make a committee",
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    group.add_argument("--default_dtype", default="float64", choices=("float32", "float64"))
+    group.add_argument(
+        "--default_dtype", default="float64", choices=("float32", "float64"), help="precision"
+    )
     group.add_argument("--head", help="of a model with several")
+    group.add_argument(
+        "--total_charge",
+        type=float,
+        help="of structures that say none, e, for models that were trained with --constrain_charge",
+    )
     group.add_argument(
         "--epsilon_infinity",
         type=float,
@@ -55,16 +72,11 @@ def make_calculator(args: argparse.Namespace, **more: Any) -> MultipoleMACECalcu
     Raises:
         InputError: a file that is not a MultipoleMACE, or a device that does not exist.
     """
-    import torch
-
     from mace_polmp.calculators import MultipoleMACECalculator
     from mace_polmp.calculators.loading import precision_is_meant
+    from mace_polmp.modules.io import check_device
 
-    try:
-        torch.empty(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"--device {args.device} is not available: {reason}") from error
+    check_device(args.device)
     with precision_is_meant():
         return MultipoleMACECalculator(
             args.model,
@@ -92,18 +104,51 @@ def read_structure(path: str, index: int) -> Atoms:
     return frames[index]
 
 
+def _end(name: str, message: str) -> None:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def checked(
+    args: argparse.Namespace, atoms: Atoms, where: str, calculator: MultipoleMACECalculator
+) -> Atoms:
+    """A structure that the calculator can evaluate, with the charge of --total_charge.
+
+    The charge has the name that the models know.
+
+    Raises:
+        InputError: a structure that cannot be evaluated, or that says another charge itself.
+    """
+    from mace_polmp.structures import with_total_charge
+
+    constrained = any(m.long_range_options.constrain_charge != "none" for m in calculator.models)
+    if args.total_charge is not None and not (constrained or args.sum_rule):
+        raise InputError(UNCONSTRAINED.format(args.total_charge))
+    key = calculator.charge_keys()[0]
+    charged = with_total_charge(atoms, args.total_charge, where, key)
+    calculator.check(charged, where)
+    return charged
+
+
+def named(base: Path, ending: str) -> Path:
+    """The file of a name without ending, which may have dots of its own."""
+    return base.with_name(base.name + ending)
+
+
 def run_command(name: str, command: Callable[[], None]) -> None:
     """Run a command; an InputError becomes one line on stderr and exit status 1."""
-    # Notices that upstream's dependencies print at every start and no user can act on.
-    warnings.filterwarnings("ignore", message="Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY")
-    warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
-    warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support")
-    warnings.filterwarnings("ignore", message="Ratio of simulation cell size to cutoff")
+    hide_notices()
     try:
         command()
     except InputError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        _end(name, str(error))
+    except BrokenPipeError:  # whoever reads the output has had enough
+        sys.stderr.close()
         sys.exit(1)
+    except OSError as error:  # a full disk, no permission
+        _end(name, unwritable(error.filename or "a file of this command", error))
+    except MemoryError as error:
+        _end(name, f"out of memory ({error}); smaller batches or structures need less")
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)

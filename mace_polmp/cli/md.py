@@ -11,6 +11,7 @@ from typing import Any
 from mace_polmp.cli.common import (
     add_model_options,
     add_structure_options,
+    checked,
     make_calculator,
     read_structure,
 )
@@ -81,7 +82,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the dynamics and say where the files are."""
-    from mace_polmp.calculators.dynamics import MDSettings, run_md
+    from mace_polmp.calculators.ase_calculator import expand
+    from mace_polmp.files import digest
+    from mace_polmp.simulation.dynamics import MDSettings, run_md
 
     if args.steps < 1:
         raise InputError(f"--steps must be at least 1, got {args.steps}")
@@ -99,16 +102,19 @@ def run(args: argparse.Namespace) -> None:
         rotation=not args.no_rotation,
     )
     calculator = make_calculator(args, external_field=make_field(args))
-    atoms = read_structure(args.structure, args.frame)
-    same = ["model", "head", "structure", "frame", "default_dtype", "epsilon_infinity"]
-    same += ["divide_by_chi", "sum_rule", "field", "field_wavenumber", "field_pulse"]
+    where = f"{args.structure}: frame {args.frame}"
+    atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
+    same = ["head", "default_dtype", "epsilon_infinity", "divide_by_chi", "sum_rule"]
+    same += ["field", "field_wavenumber", "field_pulse"]
+    # Models and structures are compared by what they are, not by where they are.
+    contents = {"model (its content)": [digest(path)[:12] for path in expand(args.model)]}
     last = run_md(
         atoms,
         calculator,
         settings,
         args.steps,
         args.output,
-        same={name: getattr(args, name) for name in same},
+        same={name: getattr(args, name) for name in same} | contents,
     )
     print(
         f"{args.steps} steps, {args.steps * args.timestep / 1000:g} ps of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,18 @@ import numpy as np
 from mace_polmp.analysis import modes as analysis
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.correlation import Array
+from mace_polmp.analysis.rigid import rigid_motions, rotations_about
 from mace_polmp.cli.common import (
     add_model_options,
     add_structure_options,
+    checked,
     make_calculator,
+    named,
     read_structure,
 )
 from mace_polmp.errors import InputError
+from mace_polmp.files import replacing
+from mace_polmp.quantities import check_prediction
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -62,40 +67,124 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute the modes, print the table and write CSV, plots and ASE's vibrations file."""
+    _check_numbers(args)
     calculator = make_calculator(args)
-    atoms = read_structure(args.structure, args.frame)
+    where = f"{args.structure}: frame {args.frame}"
+    atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
     if atoms.pbc.any() and not atoms.pbc.all():
         raise InputError(f"{args.structure}: modes of a slab need its Born charges, which this "
                          "version does not have")  # fmt: skip
     if args.direction and not atoms.pbc.all():
         raise InputError("--direction needs a crystal, periodic in three directions")
-    if not args.width > 0:
-        raise InputError(f"--width must be a positive number of cm^-1, got {args.width}")
     atoms.calc = calculator
     args.output.parent.mkdir(parents=True, exist_ok=True)
     _relax(atoms, args)
-    hessian = calculator.get_hessian(atoms).reshape(3 * len(atoms), -1)
-    masses = atoms.get_masses()
-    kept = analysis.without_rigid_motion(
-        0.5 * (hessian + hessian.T), atoms.positions, masses, rotations=not atoms.pbc.any()
-    )
-    modes = analysis.normal_modes(kept, masses)
-    born = calculator.get_property("born_charges", atoms)
+    free = _free_atoms(atoms)
+    hessian = _hessian(atoms, calculator, free)
+    check_prediction(hessian, "second derivative", where)
+    masses = atoms.get_masses()[free]
+    rigid = _rigid(atoms, free, masses)
+    modes = analysis.normal_modes(hessian, masses, rigid)
+    if len(modes.frequency) == 0:
+        raise InputError(f"{args.structure}: has no vibrations: nothing but rigid motion is left")
+    placed = atoms.copy()  # of an open structure the place matters where charges do not sum to 0
+    placed.set_constraint()
+    if not atoms.pbc.any():
+        placed.positions -= placed.get_center_of_mass()
+    born = calculator.get_property("born_charges", placed)
+    sums = np.abs(born.sum(0)).max()
+    if args.direction:  # a translation must not make a field
+        along = born - born.mean(0)
+    born = born[free]
     columns = {
         "frequency_cm-1": modes.frequency,
         "infrared_km/mol": analysis.infrared_intensities(modes, born),
     }
-    derivatives = _polarizability_derivatives(atoms, calculator)
+    derivatives = _polarizability_derivatives(placed, calculator)
     if derivatives is not None:
-        activity, ratio = analysis.raman_activities(modes, derivatives)
+        activity, ratio = analysis.raman_activities(modes, derivatives[free])
         columns["raman_activity_A4/amu"] = activity
         columns["depolarisation_ratio"] = ratio
     for direction in args.direction or []:
         name = " ".join(f"{x:g}" for x in direction)
-        columns[f"frequency_along_{name}_cm-1"] = _longitudinal(
-            args, atoms, kept, masses, born, np.array(direction)
+        with_field = analysis.longitudinal_hessian(
+            hessian,
+            along[free],
+            _permittivity(args, atoms),
+            atoms.get_volume(),
+            np.array(direction),
         )
-    _write(args, atoms, hessian, modes, born, columns)
+        found = analysis.normal_modes(with_field, masses, rigid)
+        columns[f"frequency_along_{name}_cm-1"] = found.frequency
+    print(f"acoustic sum rule: largest |sum of Born charges| {sums:.2e} e")
+    left_out = 0 if rigid is None else len(rigid)
+    print(
+        f"{len(modes.frequency)} vibrations of {len(free)} free atoms; "
+        f"{left_out} translations and rotations are left out"
+    )
+    _write(args, atoms, free, hessian, modes, columns)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers without sense before anything is computed."""
+    for name, words in (("relax", "a positive force in eV/Ang"), ("width", "positive, in cm^-1")):
+        value = getattr(args, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{name} must be {words}, got {value}")
+    if args.relax_steps < 1:
+        raise InputError(f"--relax_steps must be 1 or more, got {args.relax_steps}")
+    for direction in args.direction or []:
+        if not (np.isfinite(direction).all() and np.any(direction)):
+            raise InputError(f"--direction must be a vector that is not zero, got {direction}")
+
+
+def _rigid(atoms: Atoms, free: np.ndarray, masses: Array) -> Array | None:
+    """Motions of the free atoms that change no distance, also not to fixed ones; None for none."""
+    if len(free) == len(atoms):
+        return rigid_motions(atoms.positions, masses, rotations=not atoms.pbc.any())
+    if atoms.pbc.any():
+        return None
+    fixed = np.setdiff1d(np.arange(len(atoms)), free)
+    found = rotations_about(atoms.positions[fixed], atoms.positions[free], masses)
+    return found if len(found) > 0 else None
+
+
+def _free_atoms(atoms: Atoms) -> np.ndarray:
+    """Indices of the atoms that vibrate: those that are not fixed.
+
+    Raises:
+        InputError: constraints that hold something else than whole atoms, or all atoms.
+    """
+    from ase.constraints import FixAtoms, FixCartesian
+
+    fixed: set[int] = set()
+    for constraint in atoms.constraints:
+        whole = isinstance(constraint, FixAtoms) or (
+            isinstance(constraint, FixCartesian) and bool(np.all(constraint.mask))
+        )
+        if not whole and not (isinstance(constraint, FixCartesian) and not constraint.mask.any()):
+            raise InputError(
+                f"modes with a {type(constraint).__name__} constraint are not available; fix whole "
+                "atoms, or free them"
+            )
+        if whole:
+            fixed.update(int(index) for index in constraint.index)
+    free = np.array([index for index in range(len(atoms)) if index not in fixed], dtype=int)
+    if len(free) == 0:
+        raise InputError("all atoms are fixed; free those that are to vibrate")
+    return free
+
+
+def _hessian(atoms: Atoms, calculator: MultipoleMACECalculator, free: np.ndarray) -> Array:
+    """Second derivatives by the coordinates of free atoms, mean over the models, eV/Å²."""
+    found = calculator.get_hessian(atoms)
+    parts = [found] if isinstance(found, np.ndarray) else found
+    size = 3 * len(atoms)
+    hessian = np.mean([np.asarray(part).reshape(size, size) for part in parts], axis=0)
+    chosen = (3 * free[:, None] + np.arange(3)).ravel()
+    hessian = hessian[np.ix_(chosen, chosen)]
+    result: Array = 0.5 * (hessian + hessian.T)
+    return result
 
 
 def _relax(atoms: Atoms, args: argparse.Namespace) -> None:
@@ -103,8 +192,6 @@ def _relax(atoms: Atoms, args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     if args.relax is not None:
-        if not args.relax > 0:
-            raise InputError(f"--relax must be a positive force in eV/Ang, got {args.relax}")
         with tqdm(desc="relaxing", unit="step", disable=None) as bar:
             optimizer = BFGS(atoms, logfile=None)
             optimizer.attach(lambda: bar.update(1))
@@ -137,38 +224,21 @@ def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculato
     return derivatives
 
 
-def _longitudinal(
-    args: argparse.Namespace,
-    atoms: Atoms,
-    hessian: Array,
-    masses: Array,
-    born: Array,
-    direction: Array,
-) -> Array:
-    """Frequencies with the field of longitudinal modes along a direction.
-
-    The sum rule is enforced: else a translation would make a field.
-    """
-    own = atoms.calc.models[0].permittivity()
-    if args.epsilon_infinity is not None:
-        permittivity = args.epsilon_infinity * np.eye(3)
-    elif own > 1.0:
-        permittivity = own * np.eye(3)
-    else:
-        permittivity = atoms.calc.get_property("electronic_permittivity", atoms)
-    with_field = analysis.longitudinal_hessian(
-        hessian, born - born.mean(0), permittivity, atoms.get_volume(), direction
-    )
-    frequency: Array = analysis.normal_modes(with_field, masses).frequency
-    return frequency
+def _permittivity(args: argparse.Namespace, atoms: Atoms) -> Array:
+    """ε∞ that screens the field of longitudinal modes, [3, 3]."""
+    own = atoms.calc.permittivity()
+    if own > 1.0 or args.epsilon_infinity is not None:
+        return own * np.eye(3)
+    estimate: Array = atoms.calc.get_property("electronic_permittivity", atoms)
+    return estimate
 
 
 def _write(
     args: argparse.Namespace,
     atoms: Atoms,
+    free: np.ndarray,
     hessian: Array,
     modes: analysis.NormalModes,
-    born: Array,
     columns: dict[str, Array],
 ) -> None:
     from ase.vibrations import VibrationsData
@@ -181,18 +251,18 @@ def _write(
             [number, *(f"{value:.4g}" if i else f"{value:.2f}" for i, value in enumerate(values))]
         )
     print(table)
-    print(f"acoustic sum rule: largest |sum of Born charges| {np.abs(born.sum(0)).max():.2e} e")
     imaginary = int((modes.frequency < -1.0).sum())
     if imaginary > 0:
         print(f"note: {imaginary} imaginary modes (negative): not a minimum of the model")
     base = args.output
     rows = [[i, *values] for i, values in enumerate(zip(*columns.values(), strict=True))]
-    plots.write_csv(base.with_suffix(".csv"), ["mode", *columns], rows)
-    data = VibrationsData.from_2d(atoms, 0.5 * (hessian + hessian.T))
-    temporary = base.with_name(f".{base.name}.json.tmp")
-    data.write(temporary)
-    os.replace(temporary, base.with_suffix(".json"))
-    written = [base.with_suffix(".csv"), base.with_suffix(".json")]
+    plots.write_csv(named(base, ".csv"), ["mode", *columns], rows)
+    bare = atoms.copy()
+    bare.set_constraint()
+    data = VibrationsData.from_2d(bare, hessian, indices=free)
+    with replacing(named(base, ".json")) as temporary:
+        data.write(temporary)
+    written = [named(base, ".csv"), named(base, ".json")]
     end = 1.1 * float(modes.frequency.max()) + 10.0 * args.width
     grid = np.linspace(0.0, end, 2000)
     labels = {

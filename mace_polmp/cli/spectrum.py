@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mace_polmp.analysis import dielectric, plots, spectra
-from mace_polmp.analysis.correlation import Array, timestep_of, without_verlet_shift
-from mace_polmp.cli.common import add_model_options, make_calculator
+from mace_polmp.analysis.correlation import Array, without_verlet_shift
+from mace_polmp.analysis.sampling import check_sampling, nyquist
+from mace_polmp.cli.common import add_model_options, named
+from mace_polmp.cli.trajectory import Series, read_series
 from mace_polmp.errors import InputError
-from mace_polmp.units import WAVENUMBER
 
 KINDS = ("ir", "raman", "dielectric")
 
@@ -33,7 +33,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, help="name without ending of the CSV and PNG; trajectory_KIND if not"
     )
-    parser.add_argument("--timestep", type=float, help="fs between frames, where no frame says it")
+    parser.add_argument(
+        "--timestep", type=float, help="fs between frames, where frames do not say their time"
+    )
     parser.add_argument("--skip", type=float, default=0.0, help="fs to leave out at the start")
     parser.add_argument(
         "--resolution", type=float, default=10.0, help="width of a sharp line at half height, cm^-1"
@@ -50,33 +52,26 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-@dataclass(frozen=True)
-class Series:
-    """What a trajectory says, by frame.
-
-    Attributes:
-        timestep: between frames, fs.
-        integrator_step: of the dynamics, fs, if frames say it.
-        temperature: K, mean; NaN without velocities.
-        volume: Å³, mean, of a periodic structure.
-        dipole, current: [n_times, 3], e Å and e Å/fs.
-        polarizability: [n_times, 3, 3], e² Å²/eV.
-    """
-
-    timestep: float
-    integrator_step: float | None
-    temperature: float
-    volume: float | None
-    dipole: Array | None
-    current: Array | None
-    polarizability: Array | None
-
-
 def run(args: argparse.Namespace) -> None:
     """Compute one kind of spectrum and write it."""
     if args.kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {args.kind!r}")
+    if args.temperature is not None and not (
+        math.isfinite(args.temperature) and args.temperature > 0
+    ):
+        raise InputError(f"--temperature must be a positive number of K, got {args.temperature}")
+    for name, unit in (("max_wavenumber", "cm^-1"), ("resolution", "cm^-1"), ("laser", "nm")):
+        value = getattr(args, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{name} must be a positive number of {unit}, got {value}")
+    if args.quantum_correction not in spectra.QUANTUM_CORRECTIONS:
+        raise InputError(
+            f"--quantum_correction must be one of {', '.join(spectra.QUANTUM_CORRECTIONS)}, got "
+            f"{args.quantum_correction!r}"
+        )
     series = read_series(args)
+    least = dielectric.LEAST_WAVENUMBER if args.kind == "dielectric" else 0.0
+    check_sampling(series.masses, series.timestep, args.kind, least)
     temperature = series.temperature if args.temperature is None else args.temperature
     base = args.output or args.trajectory.with_name(f"{args.trajectory.stem}_{args.kind}")
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -149,35 +144,43 @@ def _dielectric(args: argparse.Namespace, series: Series, temperature: float, ba
     else:
         assert series.dipole is not None
         moment = series.dipole
-    electronic = args.epsilon_infinity
-    if electronic is None:
-        electronic = _estimate_epsilon_infinity(series)
-    result = dielectric.static_permittivity(moment, series.volume, temperature, electronic)
+    electronic, source = _electronic_permittivity(args, series)
+    result = dielectric.static_permittivity(
+        moment, series.volume, temperature, electronic, series.timestep
+    )
     times = np.arange(len(result.running)) * series.timestep
     header = ["time_fs", "static_permittivity", "M_x_eA", "M_y_eA", "M_z_eA"]
     rows = np.column_stack([times, result.running, moment - moment[0]])
-    plots.write_csv(base.with_suffix(".csv"), header, rows.tolist())
+    plots.write_csv(named(base, ".csv"), header, rows.tolist())
     plots.draw_lines(
-        base.with_suffix(".png"),
+        named(base, ".png"),
         times / 1000.0,
         {"": result.running},
         ("time / ps", "static dielectric constant of the run so far"),
     )
     print(
-        f"electronic permittivity {electronic:.3f}, static dielectric constant "
+        f"electronic permittivity {electronic:.3f} ({source}), static dielectric constant "
         f"{result.value:.2f} ± {result.error:.2f} ({len(times)} frames, {times[-1] / 1000:g} ps, "
-        f"{temperature:.0f} K)\n{base.with_suffix('.csv')}, {base.with_suffix('.png')}"
+        f"{temperature:.0f} K; the polarization remembers for {result.memory / 1000:.2g} ps)\n"
+        f"{named(base, '.csv')}, {named(base, '.png')}"
     )
 
 
-def _estimate_epsilon_infinity(series: Series) -> float:
-    """Mean of 1 + tr α/(3 eps0 V) over the run; 1 without polarizabilities."""
+def _electronic_permittivity(args: argparse.Namespace, series: Series) -> tuple[float, str]:
+    """ε∞ and where it is from: given, of the current's screening, or estimated.
+
+    The estimate is the mean of 1 + tr α/(3 eps0 V) over the run.
+    """
     from mace_polmp.units import EPS0
 
+    if args.epsilon_infinity is not None:
+        return args.epsilon_infinity, "given"
+    if series.epsilon_infinity > 1.0:
+        return series.epsilon_infinity, "of the model"
     if series.polarizability is None or series.volume is None:
-        return 1.0
+        return 1.0, "not known: give --epsilon_infinity"
     trace = float(np.einsum("tii->t", series.polarizability).mean())
-    return 1.0 + trace / (3.0 * EPS0 * series.volume)
+    return 1.0 + trace / (3.0 * EPS0 * series.volume), "estimated from polarizabilities"
 
 
 def _write(
@@ -193,14 +196,14 @@ def _write(
     kept = wavenumber <= args.max_wavenumber
     written = dict(zip(columns, [v[kept] for v in (wavenumber, *values)], strict=True))
     rows = np.column_stack(list(written.values())).tolist()
-    plots.write_csv(base.with_suffix(".csv"), list(columns), rows)
+    plots.write_csv(named(base, ".csv"), list(columns), rows)
     return written
 
 
 def _draw(base: Path, wavenumber: Array, lines: dict[str, Array], label: str) -> None:
     labels = ("wavenumber / cm⁻¹", label)
     limits = (0.0, float(wavenumber[-1]))
-    plots.draw_lines(base.with_suffix(".png"), wavenumber, lines, labels, limits=limits)
+    plots.draw_lines(named(base, ".png"), wavenumber, lines, labels, limits=limits)
 
 
 def _report(
@@ -216,106 +219,10 @@ def _report(
     peaks, _ = find_peaks(values, height=0.05 * values.max())
     largest = sorted(peaks[np.argsort(values[peaks])[::-1][:8]])
     lines = ", ".join(f"{wavenumber[i]:.0f}" for i in largest)
-    limit = math.pi / (WAVENUMBER * series.timestep)
+    limit = nyquist(series.timestep)
     if limit < args.max_wavenumber:
         print(f"frames are {series.timestep:g} fs apart: the spectrum ends at {limit:.0f} cm^-1")
     print(
         f"{args.kind} at {temperature:.0f} K, resolution {args.resolution:g} cm^-1; strongest "
-        f"lines at {lines} cm^-1\n{base.with_suffix('.csv')}, {base.with_suffix('.png')}"
+        f"lines at {lines} cm^-1\n{named(base, '.csv')}, {named(base, '.png')}"
     )
-
-
-def read_series(args: argparse.Namespace) -> Series:
-    """What a kind of spectrum needs of a trajectory, computed with the model where not written.
-
-    Raises:
-        InputError: uneven time steps, missing velocities or observables, or a model that lacks
-            what the spectrum needs.
-    """
-    from mace_polmp.structures import read_structures
-
-    frames = read_structures(args.trajectory)
-    where = str(args.trajectory)
-    times = _times(frames, args.timestep, where)
-    step = timestep_of(times, where)
-    frames = frames[int(np.searchsorted(times - times[0], args.skip - 1e-6)) :]
-    if len(frames) < 2:
-        raise InputError(f"--skip {args.skip:g} leaves out the whole run of {times[-1]:g} fs")
-    periodic = bool(frames[0].pbc.all())
-    moving = all(atoms.has("momenta") and atoms.get_momenta().any() for atoms in frames)
-    if not moving and args.temperature is None:
-        raise InputError(
-            f"{where}: has no velocities to take the temperature from; give --temperature or a "
-            "trajectory with velocities"
-        )
-    found = {name: _column(frames, name) for name in ("dipole", "current", "polarizability")}
-    needed = {"raman": "polarizability"}.get(args.kind, "current" if periodic else "dipole")
-    if found[needed] is None:
-        found[needed] = _evaluate(args, frames, needed, moving)
-    return Series(
-        timestep=step,
-        integrator_step=frames[0].info.get("timestep_fs"),
-        temperature=float(np.mean([a.get_temperature() for a in frames])) if moving else np.nan,
-        volume=float(np.mean([a.get_volume() for a in frames])) if periodic else None,
-        dipole=found["dipole"],
-        current=found["current"],
-        polarizability=found["polarizability"],
-    )
-
-
-def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
-    if timestep is not None:
-        if not timestep > 0:
-            raise InputError(f"--timestep must be a positive number of fs, got {timestep}")
-        return np.arange(len(frames)) * timestep
-    missing = [n for n, atoms in enumerate(frames) if "time_fs" not in atoms.info]
-    if missing:
-        raise InputError(
-            f"{where}: frame {missing[0]} does not say its time (time_fs); give --timestep, the fs "
-            "between frames"
-        )
-    return np.array([float(atoms.info["time_fs"]) for atoms in frames])
-
-
-def _column(frames: list[Any], name: str) -> Array | None:
-    from mace_polmp.structures import find_label
-
-    values = [find_label(atoms, name) for atoms in frames]
-    if any(value is None for value in values):
-        return None
-    shape = (3, 3) if name == "polarizability" else (3,)
-    return np.array([np.reshape(value, shape) for value in values], dtype=float)
-
-
-def _evaluate(args: argparse.Namespace, frames: list[Any], name: str, moving: bool) -> Array:
-    """A series from the model, frame by frame."""
-    from ase import units
-    from tqdm import tqdm
-
-    where = str(args.trajectory)
-    if args.model is None:
-        raise InputError(
-            f"{where}: frames have no '{name}', which {args.kind} needs; write it with mace_polmp "
-            f"md --observables {name}, or give --model to compute it"
-        )
-    if name == "current" and not moving:
-        raise InputError(
-            f"{where}: has no velocities, which the current of a periodic structure needs; write "
-            "them with the trajectory"
-        )
-    calculator = make_calculator(args)
-    if name == "polarizability":
-        for model in calculator.models:
-            if not model.long_range_options.induces_dipoles:
-                raise InputError(
-                    "raman: the model has no induced dipoles, hence no polarizability; train one "
-                    "with --induced dipole or both"
-                )
-    key = {"dipole": "dipole", "current": "born_charges"}.get(name, "electronic_polarizability")
-    values = []
-    for atoms in tqdm(frames, desc=name, unit="frame", disable=None):
-        value = calculator.get_property(key, atoms)
-        if name == "current":
-            value = np.einsum("nab,nb->a", value, atoms.get_velocities() * units.fs)
-        values.append(value)
-    return np.array(values)

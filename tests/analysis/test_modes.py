@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mace_polmp.analysis import modes
+from mace_polmp.analysis.rigid import rigid_motions
 from mace_polmp.errors import InputError
 from mace_polmp.units import AMU, EPS0, WAVENUMBER
 
@@ -21,6 +22,9 @@ def test_a_diatomic_has_one_vibration():
     expected = np.sqrt(32.0 / (reduced * AMU)) / WAVENUMBER
     assert found.frequency[-1] == pytest.approx(expected)
     np.testing.assert_allclose(found.frequency[:-1], 0, atol=1e-3)
+    bond = np.array([[0.0, 0, 0], [1.275, 0, 0]])
+    only = modes.normal_modes(spring(32.0), masses, rigid_motions(bond, masses, rotations=True))
+    np.testing.assert_allclose(only.frequency, [expected])
     # dμ/dr = 1 e along the bond: 974.9 km/mol over the reduced mass.
     born = np.stack([np.eye(3), -np.eye(3)])
     intensity = modes.infrared_intensities(found, born)[-1]
@@ -44,12 +48,32 @@ def test_rigid_motion_is_projected_out():
     hessian = rng.normal(size=(12, 12))
     hessian = hessian @ hessian.T
     for rotations, count in ((False, 3), (True, 6)):
-        kept = modes.without_rigid_motion(hessian, positions, masses, rotations)
-        frequency = modes.normal_modes(kept, masses).frequency
-        assert (np.abs(frequency) < 1e-3).sum() == count
-    line = np.outer(np.arange(3.0), [1.0, 2.0, 0.5])
-    kept = modes.without_rigid_motion(hessian[:9, :9], line, masses[:3], True)
-    assert (np.abs(modes.normal_modes(kept, masses[:3]).frequency) < 1e-3).sum() == 5
+        rigid = rigid_motions(positions, masses, rotations)
+        found = modes.normal_modes(hessian, masses, rigid)
+        assert len(found.frequency) == 12 - count
+        weighted = (found.displacement * np.sqrt(masses)[:, None]).reshape(12 - count, 12)
+        np.testing.assert_allclose(rigid @ weighted.T, 0, atol=1e-12)
+        np.testing.assert_allclose(weighted @ weighted.T, np.eye(12 - count), atol=1e-12)
+
+
+@pytest.mark.parametrize("bend", [0.0, 1e-3, 0.05])
+def test_a_molecule_that_is_nearly_straight_keeps_both_bends(bend):
+    """CO2 with springs along its bonds and across them: its four vibrations, at any small bend."""
+    masses = np.array([12.011, 15.999, 15.999])
+    positions = 1.16 * np.array([[0, np.radians(bend) / 2, 0], [1, 0, 0], [-1, 0, 0]])
+    across = np.array([-2.0, 1.0, 1.0])  # of the carbon against both oxygens
+    hessian = np.zeros((3, 3, 3, 3))
+    hessian[:, 1, :, 1] = hessian[:, 2, :, 2] = 1.5 * np.outer(across, across)
+    for other in (1, 2):
+        stretch = np.zeros(3)
+        stretch[[0, other]] = 1.0, -1.0
+        hessian[:, 0, :, 0] += 80.0 * np.outer(stretch, stretch)
+    rigid = rigid_motions(positions, masses, rotations=True)
+    found = modes.normal_modes(hessian.reshape(9, 9), masses, rigid).frequency
+    inverse = 4.0 / masses[0] + 2.0 / masses[1]
+    bends = np.sqrt(1.5 * inverse / AMU) / WAVENUMBER
+    stretches = [np.sqrt(80.0 / masses[1] / AMU), np.sqrt(80.0 * (1 / 15.999 + 2 / 12.011) / AMU)]
+    np.testing.assert_allclose(found, [bends, bends, *np.divide(stretches, WAVENUMBER)], rtol=1e-6)
 
 
 def test_longitudinal_and_transverse_modes_split():

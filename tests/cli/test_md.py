@@ -1,5 +1,7 @@
 """`mace_polmp md` and `mace_polmp spectrum` as a user types them."""
 
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,10 +10,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from scipy.signal import lfilter
 
 from mace_polmp.cli.main import main
 from mace_polmp.modules import LongRangeOptions
+from mace_polmp.units import BOLTZMANN, EPS0
 from tests.cli.runs import run_module
 from tests.helpers import random_model, rock_salt, salty_water
 
@@ -75,9 +81,9 @@ def test_md_and_spectra_of_a_crystal(files, capsys):
     assert "frames have no 'current', which ir needs" in capsys.readouterr().err
     model = ["--model", str(files / "m.model")]
     main(["spectrum", "ir", trajectory, "--resolution", "400", "--max_wavenumber", "800", *model])
-    main(["spectrum", "dielectric", trajectory, *model, "--output", str(files / "eps")])
-    out = capsys.readouterr().out
-    assert "electronic permittivity" in out and "static dielectric constant" in out
+    with pytest.raises(SystemExit):
+        main(["spectrum", "dielectric", trajectory, *model, "--output", str(files / "eps")])
+    assert "too short for a dielectric constant: 61 frames" in capsys.readouterr().err
     for name in ("trajectory_raman", "trajectory_ir"):
         table = np.genfromtxt(files / "run" / f"{name}.csv", delimiter=",", skip_header=1)
         assert np.isfinite(table).all() and len(table) > 10
@@ -85,7 +91,41 @@ def test_md_and_spectra_of_a_crystal(files, capsys):
     header = (files / "run" / "trajectory_ir.csv").read_text().splitlines()[0]
     assert header == "wavenumber_cm-1,n_alpha_cm-1,cross_section_km/mol_per_cm-1"
     assert table[-1, 0] <= 800  # of the infrared spectrum, the last read
-    assert (files / "eps.png").exists()
+    assert not (files / "eps.png").exists()
+
+
+def test_dielectric_constant_of_a_trajectory_with_currents(tmp_path, capsys):
+    """⟨ΔM²⟩/(3 eps0 V kT) of a known polarization; ε∞ by which the frames' current was screened."""
+    rng = np.random.default_rng(0)
+    n, step, memory, volume = 4000, 2.0, 100.0, 1000.0
+    keep = np.exp(-step / memory)
+    steps = rng.normal(size=(n, 3)) * np.sqrt(1 - keep**2)
+    slow = lfilter([1.0], [1.0, -keep], lfilter([1 - keep], [1.0, -keep], steps, axis=0), axis=0)
+    moment = 1.2 * slow / slow.std(0)
+    current = np.gradient(moment, step, axis=0)
+    frames = []
+    for number in range(n):
+        atoms = Atoms("I", cell=10 * np.eye(3), pbc=True, positions=[[0.0, 0, 0]])
+        atoms.info.update(time_fs=number * step, current=current[number], epsilon_infinity=2.0)
+        frames.append(atoms)
+    path = str(tmp_path / "run.xyz")
+    write(path, frames)
+    fluctuation = 3 * 1.2**2 / (3.0 * EPS0 * volume * BOLTZMANN * 300.0)
+
+    def constant(*more):
+        main(["spectrum", "dielectric", path, "--temperature", "300", *more])
+        found = re.search(
+            r"permittivity ([\d.]+) .* constant ([\d.]+) ± ([\d.]+)", capsys.readouterr().out
+        )
+        return tuple(map(float, found.groups()))
+
+    electronic, value, error = constant()
+    assert electronic == 2.0
+    assert value == pytest.approx(2.0 + fluctuation, abs=4 * error) and error < 0.2 * value
+    # Screened by 4 in place of 2 the current is √2 larger, and the fluctuations twice as large.
+    electronic, other, _ = constant("--epsilon_infinity", "4")
+    assert electronic == 4.0
+    assert other - 4.0 == pytest.approx(2.0 * (value - 2.0), abs=0.03)
 
 
 def test_fields_of_time(files):
@@ -109,6 +149,18 @@ def test_fields_of_time(files):
     frames = read(files / "run" / "trajectory.xyz", ":")
     heights = [f.info["external_field"][2] for f in frames]
     np.testing.assert_allclose(heights, 0.3 * np.exp([-0.5, 0, -0.5]))
+
+
+def test_the_model_of_a_run_is_compared_by_content(files, capsys):
+    """A copy under another name is the same model; a retrained one under the same name is not."""
+    command = flags(files, "cluster.xyz", steps=2)
+    main(command)
+    shutil.copy(files / "m.model", files / "copy.model")
+    main(flags(files, "cluster.xyz", steps=4, model=files / "copy.model"))
+    torch.save(random_model(LongRangeOptions(), seed=1), files / "m.model")
+    with pytest.raises(SystemExit):
+        main(flags(files, "cluster.xyz", steps=6))
+    assert "belongs to a run with model (its content)" in capsys.readouterr().err
 
 
 def test_bad_input_is_refused_in_one_line(files, capsys):
@@ -167,3 +219,33 @@ def test_bad_input_is_refused_in_one_line(files, capsys):
         "raman: the model has no induced dipoles",
         ["spectrum", "raman", still, "--model", files / "q.model"],
     )
+
+
+SPOILT = {
+    "degrees": (dict(degrees_of_freedom="x"), [], "degrees_of_freedom must be a whole number"),
+    "time": (dict(time_fs="a"), [], "frame 2: time_fs must be one number, got 'a'"),
+    "step": (dict(timestep_fs="abc"), [], "timestep_fs must be one number, got 'abc'"),
+    "negative": (dict(timestep_fs=-1.0), [], "timestep_fs must be a number above 0, got -1"),
+    "charge": ({}, ["--total_charge", "3"], "--total_charge: the frames of"),
+    "rule": ({}, ["--sum_rule"], "have a written dipole, which is used as it is"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_frames_say_is_checked(tmp_path, capsys, name):
+    """And options that would do nothing, since the frames have what is needed."""
+    changes, more, message = SPOILT[name]
+    frames = []
+    for number in range(20):
+        atoms = salty_water()
+        atoms.set_momenta(np.random.default_rng(number).normal(size=(8, 3)))
+        atoms.info["time_fs"] = 0.5 * number
+        atoms.calc = SinglePointCalculator(atoms, dipole=np.array([0.1 * number, 0.0, 0.0]))
+        if number == 2 or "time_fs" not in changes:
+            atoms.info.update(changes)
+        frames.append(atoms)
+    write(tmp_path / "run.xyz", frames)
+    with pytest.raises(SystemExit) as stopped:
+        main(["spectrum", "ir", str(tmp_path / "run.xyz"), "--resolution", "2000", *more])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 1 and message in error

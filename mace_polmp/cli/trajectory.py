@@ -1,0 +1,337 @@
+"""What a spectrum needs of a trajectory: read from its frames, or computed with a model."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mace_polmp.analysis import sampling
+from mace_polmp.analysis.correlation import Array, timestep_of
+from mace_polmp.cli.common import checked, make_calculator
+from mace_polmp.errors import InputError
+from mace_polmp.quantities import check_prediction, is_finite_number
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_JUMP = 3.0
+"""A dipole that changes by more than this times its usual change where atoms were wrapped jumps."""
+
+
+_BOND = 1.2
+"""Atoms closer than this times the sum of their covalent radii are bonded."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a trajectory says, by frame.
+
+    Attributes:
+        timestep: between frames, fs.
+        integrator_step: of the dynamics, fs, if frames say it.
+        temperature: K, mean, of the motion that is thermal; NaN without velocities.
+        masses: [n_atoms], amu.
+        volume: Å³, mean, of a periodic structure.
+        dipole, current: [n_times, 3], e Å and e Å/fs.
+        polarizability: [n_times, 3, 3], e² Å²/eV.
+        epsilon_infinity: by whose square root current and dipole have been multiplied.
+    """
+
+    timestep: float
+    integrator_step: float | None
+    temperature: float
+    masses: Array
+    volume: float | None
+    dipole: Array | None
+    current: Array | None
+    polarizability: Array | None
+    epsilon_infinity: float
+
+
+def read_series(args: argparse.Namespace) -> Series:
+    """What a kind of spectrum needs of a trajectory, computed with the model where not written.
+
+    Raises:
+        InputError: uneven time steps, frames that are too far apart, missing velocities or
+            observables, or a model that lacks what the spectrum needs.
+    """
+    from mace_polmp.simulation.temperature import ThermalMotion
+    from mace_polmp.structures import read_structures
+
+    frames = read_structures(args.trajectory)
+    where = str(args.trajectory)
+    _check_same(frames, where)
+    times = _times(frames, args.timestep, where)
+    step = timestep_of(times, where)
+    if not (math.isfinite(args.skip) and args.skip >= 0):
+        raise InputError(f"--skip must be a number of fs, 0 or more, got {args.skip}")
+    frames = frames[int(np.searchsorted(times - times[0], args.skip - 1e-6)) :]
+    if len(frames) < 2:
+        raise InputError(f"--skip {args.skip:g} leaves out the whole run of {times[-1]:g} fs")
+    periodic = bool(frames[0].pbc.all())
+    moving = all(atoms.has("momenta") for atoms in frames)
+    moving = moving and any(atoms.get_momenta().any() for atoms in frames)
+    if not moving and args.temperature is None:
+        raise InputError(
+            f"{where}: has no velocities to take the temperature from; give --temperature or a "
+            "trajectory with velocities"
+        )
+    needed = {"raman": "polarizability"}.get(args.kind, "current" if periodic else "dipole")
+    found = {name: _column(frames, name) for name in ("dipole", "current", "polarizability")}
+    epsilon = 1.0
+    if found[needed] is None:
+        found[needed], epsilon = _evaluate(args, frames, needed, moving)
+    else:
+        _check_unused(args, needed, where)
+        if needed != "polarizability":
+            found[needed], epsilon = _as_written(args, frames, needed, found[needed])
+    temperature = math.nan
+    if moving:
+        motion = ThermalMotion.of_frames(frames)
+        temperature = float(np.mean([motion.temperature(atoms) for atoms in frames]))
+    return Series(
+        timestep=step,
+        integrator_step=_integrator_step(frames[0], where),
+        temperature=temperature,
+        masses=frames[0].get_masses(),
+        volume=float(np.mean([a.get_volume() for a in frames])) if periodic else None,
+        dipole=found["dipole"],
+        current=found["current"],
+        polarizability=found["polarizability"],
+        epsilon_infinity=epsilon,
+    )
+
+
+def _check_same(frames: list[Atoms], where: str) -> None:
+    """Refuse a file whose frames are not those of one structure."""
+    first = frames[0]
+    for number, atoms in enumerate(frames):
+        if not np.array_equal(atoms.numbers, first.numbers) or (atoms.pbc != first.pbc).any():
+            raise InputError(
+                f"{where}: frame {number} has other atoms or boundary conditions than the first; a "
+                "trajectory is of one structure"
+            )
+
+
+def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
+    if timestep is not None and not (math.isfinite(timestep) and timestep > 0):
+        raise InputError(f"--timestep must be a positive number of fs, got {timestep}")
+    missing = [n for n, atoms in enumerate(frames) if "time_fs" not in atoms.info]
+    if missing and timestep is None:
+        raise InputError(
+            f"{where}: frame {missing[0]} does not say its time (time_fs); give --timestep, the fs "
+            "between frames"
+        )
+    if missing:
+        assert timestep is not None
+        return np.arange(len(frames)) * timestep
+    times = np.array([_number(atoms, "time_fs", n, where) for n, atoms in enumerate(frames)])
+    if timestep is not None and len(times) > 1:
+        said = float(np.median(np.diff(times)))
+        if abs(said - timestep) > 1e-3 * timestep:
+            raise InputError(
+                f"--timestep {timestep:g}: the frames of {where} say that they are {said:g} fs "
+                "apart (time_fs); leave the option out"
+            )
+    return times
+
+
+def _number(atoms: Any, name: str, number: int, where: str) -> float:
+    """What a frame says under a name.
+
+    Raises:
+        InputError: it is no number.
+    """
+    value = atoms.info[name]
+    if not is_finite_number(value):
+        raise InputError(f"{where}: frame {number}: {name} must be one number, got {value!r}")
+    return float(value)
+
+
+def _integrator_step(atoms: Any, where: str) -> float | None:
+    """The time step of the dynamics, fs, if frames say it."""
+    if "timestep_fs" not in atoms.info:
+        return None
+    step = _number(atoms, "timestep_fs", 0, where)
+    if step <= 0:
+        raise InputError(f"{where}: frame 0: timestep_fs must be a number above 0, got {step:g}")
+    return step
+
+
+def _column(frames: list[Any], name: str) -> Array | None:
+    from mace_polmp.quantities import find
+
+    values = [find(atoms, name) for atoms in frames]
+    if any(value is None for value in values):
+        return None
+    shape = (3, 3) if name == "polarizability" else (3,)
+    try:
+        series = np.array([np.reshape(value, shape) for value in values], dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the frames' '{name}' is not {list(shape)} numbers ({error})") from error
+    if not np.isfinite(series).all():
+        raise InputError(f"the frames' '{name}' holds NaN or infinite numbers")
+    return series
+
+
+def _check_unused(args: argparse.Namespace, name: str, where: str) -> None:
+    """Refuse options of the model where it is not asked: the frames have what is needed.
+
+    Raises:
+        InputError: names the option.
+    """
+    for option in ("head", "total_charge", "sum_rule"):
+        if getattr(args, option):
+            raise InputError(
+                f"--{option}: the frames of {where} have a written {name}, which is used as it is; "
+                f"leave the option out, or remove '{name}' from the frames and give --model"
+            )
+
+
+def _as_written(
+    args: argparse.Namespace, frames: list[Any], name: str, series: Array | None
+) -> tuple[Array, float]:
+    """A dipole or current of the frames with the screening that was asked for, and its ε∞."""
+    assert series is not None
+    where = str(args.trajectory)
+    if name == "dipole" and frames[0].pbc.any():
+        _check_jumps(frames, series, where)
+    said = frames[0].info.get("epsilon_infinity")
+    written = 1.0 if said is None else _number(frames[0], "epsilon_infinity", 0, where)
+    if not written >= 1.0:
+        raise InputError(f"{where}: frame 0: epsilon_infinity must be 1 or more, got {written:g}")
+    asked = args.epsilon_infinity
+    if asked is not None and not (math.isfinite(asked) and asked >= 1.0):
+        raise InputError(f"--epsilon_infinity must be a number of 1 or more, got {asked}")
+    if args.divide_by_chi and not bool(frames[0].info.get("divided_by_chi", False)):
+        raise InputError(
+            f"--divide_by_chi: the {name} of {where} was written without it; remove it from the "
+            "frames and give --model to compute it, or run md with the option"
+        )
+    if asked is None or asked == written or not frames[0].pbc.all():
+        return series, written
+    if said is None:
+        raise InputError(
+            f"--epsilon_infinity {asked:g}: the frames of {where} do not say which permittivity "
+            f"their {name} was multiplied with; leave the option out, or remove '{name}' from the "
+            "frames and give --model to compute it"
+        )
+    return series * math.sqrt(asked / written), asked
+
+
+def _check_jumps(frames: list[Any], dipole: Array, where: str) -> None:
+    """Refuse dipoles of atoms that were put back into the cell while they moved."""
+    wrapped = sampling.wrapped_between(_fractions(frames), frames[0].pbc)
+    changes = np.linalg.norm(np.diff(dipole, axis=0), axis=1)
+    if not wrapped.any():
+        return
+    if wrapped.all():
+        raise InputError(
+            f"{where}: atoms are wrapped into the cell between all frames, and the written dipole "
+            "jumps with them; write unwrapped positions, or remove 'dipole' from the frames and "
+            "give --model"
+        )
+    if changes[wrapped].max() > _JUMP * changes[~wrapped].max():
+        frame = int(np.flatnonzero(wrapped)[0])
+        raise InputError(
+            f"{where}: the dipole jumps where atoms are wrapped into the cell (frame {frame + 1}); "
+            "write unwrapped positions, or remove 'dipole' from the frames and give --model"
+        )
+
+
+def _fractions(frames: list[Any]) -> Array:
+    return np.array([atoms.cell.complete().scaled_positions(atoms.positions) for atoms in frames])
+
+
+def _evaluate(
+    args: argparse.Namespace, frames: list[Any], name: str, moving: bool
+) -> tuple[Array, float]:
+    """A series from the model, frame by frame, and the ε∞ in it."""
+    from ase import units
+    from tqdm import tqdm
+
+    from mace_polmp.simulation.frames import inner_dipole
+
+    where = str(args.trajectory)
+    if args.model is None:
+        raise InputError(
+            f"{where}: frames have no '{name}', which {args.kind} needs; write it with mace_polmp "
+            f"md --observables {name}, or give --model to compute it"
+        )
+    if name == "current" and not moving:
+        raise InputError(
+            f"{where}: has no velocities, which the current of a periodic structure needs; write "
+            "them with the trajectory"
+        )
+    calculator = make_calculator(args)
+    if name == "polarizability":
+        for model in calculator.models:
+            if not model.long_range_options.induces_dipoles:
+                raise InputError(
+                    "raman: the model has no induced dipoles, hence no polarizability; train one "
+                    "with --induced dipole or both"
+                )
+    key = {"dipole": "dipole", "current": "born_charges"}.get(name, "electronic_polarizability")
+    positions = [atoms.positions for atoms in frames]
+    if name == "dipole" and frames[0].pbc.any():
+        fractions = _fractions(frames)
+        fractions += whole_molecules(frames[0])
+        fractions = sampling.unwrapped(fractions, frames[0].pbc)
+        positions = [
+            atoms.cell.complete().cartesian_positions(fraction)
+            for atoms, fraction in zip(frames, fractions, strict=True)
+        ]
+    values = []
+    for number, atoms in enumerate(tqdm(frames, desc=name, unit="frame", disable=None)):
+        structure = atoms.copy()
+        structure.positions = positions[number]
+        structure = checked(args, structure, f"{where}: frame {number}", calculator)
+        value = calculator.get_property(key, structure)
+        if name == "dipole":
+            value = inner_dipole(structure, calculator.results)
+        check_prediction(value, key, f"{where}: frame {number}")
+        if name == "current":
+            value = np.einsum("nab,nb->a", value, atoms.get_velocities() * units.fs)
+        values.append(value)
+    epsilon = calculator.permittivity() if frames[0].pbc.all() else 1.0
+    return np.array(values), epsilon
+
+
+def whole_molecules(atoms: Atoms) -> Array:
+    """Lattice vectors that put the molecules of a slab together, [n_atoms, 3] in their units.
+
+    The dipole of a molecule whose charges fluctuate is that of its atoms side by side.
+
+    Raises:
+        InputError: bonded atoms form a network through the cell: in its plane the slab has no
+            dipole, and needs the Born charges that are not available for slabs.
+    """
+    from ase.neighborlist import natural_cutoffs, neighbor_list
+
+    first, second, shifts = neighbor_list("ijS", atoms, natural_cutoffs(atoms, mult=_BOND))
+    bonds: dict[int, list[tuple[int, Array]]] = {}
+    for i, j, shift in zip(first, second, shifts, strict=True):
+        bonds.setdefault(int(i), []).append((int(j), shift))
+    out = np.full((len(atoms), 3), np.nan)
+    for start in range(len(atoms)):
+        if not np.isnan(out[start, 0]):
+            continue
+        out[start] = 0.0
+        queue = [start]
+        while queue:
+            i = queue.pop()
+            for j, shift in bonds.get(i, []):
+                if np.isnan(out[j, 0]):
+                    out[j] = out[i] + shift
+                    queue.append(j)
+                elif (out[j] != out[i] + shift).any():
+                    raise InputError(
+                        "the atoms of the slab form a network across the boundaries of the cell, "
+                        f"atoms {i} and {j} for instance: its dipole within the plane is not "
+                        "defined, and Born charges of slabs are not available"
+                    )
+    return out

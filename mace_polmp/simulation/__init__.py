@@ -1,0 +1,1 @@
+"""Molecular dynamics: what moves, ensembles, files and restarts."""
