@@ -1,21 +1,27 @@
-"""`mace_polmp check-data`: what a training file holds, what is wrong with it, which flags fit."""
+"""`mace_polmp check-data`: what a training file holds, what is wrong with it, which flags fit.
+
+What cannot be trained on is found by the code that a training checks its files with.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mace_polmp.analysis.errors import QUANTITIES
 from mace_polmp.errors import InputError
+from mace_polmp.quantities import LABELS
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from mace_polmp.labels import LabelRules
 
 _CLOSE = 0.5  # Å; closer atoms are hardly meant
 _NET_FORCE = 0.1  # eV/Å
@@ -24,6 +30,8 @@ _SMALL_FORCE, _LARGE_FORCE = 0.01, 20.0
 # Of electrical labels, next to the default weights of energies and forces.
 _WEIGHTS = {"dipole": 100.0, "polarizability": 100.0, "born_charges": 10.0}
 _HARTREE_PER_BOHR, _KCAL_PER_MOL = 51.422, 23.061
+_VACUUM = 6.0  # Å; a wider gap in a periodic structure is hardly meant to be filled
+_LARGE_ENERGY = 1e5  # eV; single precision has steps of 0.01 eV there
 
 
 def add_parser(commands: Any) -> None:
@@ -37,9 +45,9 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("file", type=Path, help="structure file that ASE reads")
-    for name, quantity in QUANTITIES.items():
-        parser.add_argument(f"--{name}_key", default=quantity.key, help=f"label of {name}")
-    parser.add_argument("--total_charge_key", default="total_charge", help="label of the charge")
+    for name, quantity in LABELS.items():
+        words = "the charge" if name == "total_charge" else name
+        parser.add_argument(f"--{name}_key", default=quantity.key, help=f"label of {words}")
     parser.set_defaults(run=run)
 
 
@@ -50,84 +58,119 @@ class Report:
     Attributes:
         rows: name and value of facts.
         notes: what looks odd.
-        problems: what cannot be trained on.
+        problems: what cannot be trained on, by frame; None for the file as a whole.
     """
 
     rows: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[tuple[int | None, str]] = field(default_factory=list)
+
+    def grouped(self) -> list[str]:
+        """The problems, those that are alike in many frames once."""
+        groups: dict[str, list[tuple[int | None, str]]] = {}
+        for number, message in dict.fromkeys(self.problems):
+            text = message.removeprefix(f"frame {number}: ")
+            alike = re.sub(r"-?\d+(\.\d+)?(e[-+]?\d+)?", "#", text)
+            groups.setdefault(alike, []).append((number, message))
+        lines = []
+        for found in groups.values():
+            others = [number for number, _ in found[1:] if number is not None]
+            more = f" (likewise frames {_some(others)})" if others else ""
+            lines.append(found[0][1] + more)
+        return lines
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the report; exit with 1 where there are problems."""
+    from mace_polmp.labels import LabelRules
     from mace_polmp.structures import read_structures
 
     frames = read_structures(args.file)
-    keys = {name: getattr(args, f"{name}_key") for name in QUANTITIES}
+    rules = LabelRules(keys={name: getattr(args, f"{name}_key") for name in LABELS})
     report = Report()
     _composition(frames, report)
-    counts = _labels(frames, keys, report)
+    counts = _labels(frames, rules, report)
     _geometry(frames, report)
-    _forces(frames, keys["forces"], report)
-    _energies(frames, keys["energy"], report)
-    charges = _charges(frames, args.total_charge_key, report)
+    _vacuum(frames, report)
+    _isolated(frames, rules, report)
+    _forces(frames, rules, report)
+    _energies(frames, rules, report)
+    charges = _charges(frames, rules.keys["total_charge"], report)
     width = max(len(name) for name, _ in report.rows)
     print(args.file)
     for name, value in report.rows:
         print(f"  {name:{width}s}  {value}")
-    for title, lines in (("notes", report.notes), ("problems", report.problems)):
+    for title, lines in (("notes", report.notes), ("problems", report.grouped())):
         if lines:
             print(f"{title}:")
             print("\n".join(f"  - {line}" for line in lines))
-    print("flags:")
-    print(f"  {' '.join(_flags(args.file, frames, keys, counts, charges))}")
+    print("flags, once that is mended:" if report.problems else "flags:")
+    print(f"  {' '.join(_flags(args.file, frames, rules.keys, counts, charges))}")
     if report.problems:
         sys.exit(1)
 
 
-def _labels(frames: list[Atoms], keys: dict[str, str], report: Report) -> dict[str, int]:
+def _labels(frames: list[Atoms], rules: LabelRules, report: Report) -> dict[str, int]:
     """How many frames have each label that a training could use; wrong ones are problems."""
-    from mace_polmp.calculators.comparison import check_label
-    from mace_polmp.structures import find_label
-    from mace_polmp.training.labels import electrical_label
+    from mace_polmp.labels import check_frame, names_in
 
     counts = {}
-    for name, key in keys.items():
-        there, refused, lacking = 0, [], 0
+    for name, key in rules.keys.items():
+        if name == "total_charge":
+            continue
+        there, refused, lacking = 0, [], []
+        asked = replace(rules, keys={name: key}, used=frozenset())
         for number, atoms in enumerate(frames):
+            where = f"frame {number}"
             try:
-                label = check_label(find_label(atoms, key), name, atoms, f"frame {number}")
+                found = check_frame(atoms, asked, where)
             except InputError as error:
-                report.problems.append(str(error))
+                report.problems.append((number, str(error)))
                 continue
-            there += label is not None
-            lacking += label is None and _is_needed(atoms, name)
-            if name in _WEIGHTS:
-                try:
-                    electrical_label(atoms, name, key, f"frame {number}")
-                except InputError as error:
-                    refused.append(str(error))
-        report.rows.append((f"{name} ({key})", f"{there} of {len(frames)} frames"))
+            there += name in found.values
+            if found.missing:
+                lacking.append(number)
+            try:
+                check_frame(atoms, replace(asked, used=frozenset({name})), where)
+            except InputError as error:
+                refused.append(str(error))
+        if there or name not in ("virials",):
+            report.rows.append((f"{name} ({key})", f"{there} of {len(frames)} frames"))
         if lacking:
             report.problems.append(
-                f"{lacking} frames lack {key}: name it with --{name}_key, or give such frames "
-                f"config_{name}_weight=0"
+                (
+                    None,
+                    f"{len(lacking)} frames lack {key} (first: {lacking[0]}, which has "
+                    f"{names_in(frames[lacking[0]])}): name it with --{name}_key, or give such "
+                    f"frames config_{name}_weight=0",
+                )
             )
         if refused:
             more = f"; so do {len(refused) - 1} more" if len(refused) > 1 else ""
-            report.notes.append(f"not for --{name}_weight: {refused[0]}{more}")
+            flag = f"--loss {name}" if name in ("stress", "virials") else f"--{name}_weight"
+            report.notes.append(f"not for {flag}: {refused[0]}{more}")
         counts[name] = 0 if refused else there
     return counts
 
 
-def _is_needed(atoms: Atoms, name: str) -> bool:
-    """Whether a training with the default weights refuses a frame without this label."""
+def _isolated(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
+    """Isolated atoms whose energies a training could not take."""
     from mace_polmp.structures import is_isolated_atom
+    from mace_polmp.training.atomic_energies import check_isolated
+    from mace_polmp.upstream.data import isolated_energy
 
-    if name == "forces" and is_isolated_atom(atoms):
-        return False
-    wanted = name in ("energy", "forces")
-    return wanted and float(atoms.info.get(f"config_{name}_weight", 1.0)) > 0
+    found = []
+    for number, atoms in enumerate(frames):
+        if is_isolated_atom(atoms):
+            where = f"frame {number}"
+            try:
+                found.append((where, isolated_energy(atoms, rules.keys["energy"], where)))
+            except InputError as error:
+                report.problems.append((number, str(error)))
+    try:
+        check_isolated(found)
+    except InputError as error:
+        report.problems.append((None, str(error)))
 
 
 def _composition(frames: list[Atoms], report: Report) -> None:
@@ -154,7 +197,7 @@ def _geometry(frames: list[Atoms], report: Report) -> None:
         try:
             check_structure(atoms, f"frame {number}")
         except InputError as error:
-            report.problems.append(str(error))
+            report.problems.append((number, str(error)))
             continue
         distance = closest_distance(atoms)
         if distance is not None:
@@ -167,15 +210,53 @@ def _geometry(frames: list[Atoms], report: Report) -> None:
         report.notes.append(f"atoms closer than {_CLOSE} Å in frames {_some(close)}")
 
 
-def _forces(frames: list[Atoms], key: str, report: Report) -> None:
-    from mace_polmp.structures import find_label
+def _vacuum(frames: list[Atoms], report: Report) -> None:
+    """Fully periodic structures that look like slabs."""
+    import torch
 
-    found = {n: find_label(atoms, key) for n, atoms in enumerate(frames)}
-    good = {
-        n: np.asarray(f, dtype=float)
-        for n, f in found.items()
-        if np.shape(f) == (len(frames[n]), 3) and np.isfinite(f).all()
-    }
+    from mace_polmp.electrostatics.slab import longest_period, required_vacuum
+    from mace_polmp.structures import as_slab, widest_gap
+
+    found = []
+    for number, atoms in enumerate(frames):
+        if not atoms.pbc.all() or abs(np.linalg.det(atoms.cell.array)) < 1e-3:
+            continue
+        gaps = [widest_gap(atoms, axis) for axis in range(3)]
+        wide = [axis for axis in range(3) if gaps[axis] > _VACUUM]
+        if len(wide) == 1:
+            found.append((number, wide[0], gaps[wide[0]]))
+    if not found:
+        return
+    number, axis, gap = found[0]
+    slab = as_slab(frames[number], axis)
+    period = longest_period(torch.from_numpy(slab.cell.array)[None], torch.tensor(slab.pbc)[None])
+    least = required_vacuum(float(period), 1.0)
+    report.notes.append(
+        f"vacuum in fully periodic cells: {gap:.1f} Å along axis {axis} of frame {number} (in "
+        f"{len(found)} frames). Periodic images interact through it; a slab has pbc F there and at "
+        f"least {least:.0f} Å of vacuum: mace_polmp.structures.as_slab(atoms, axis={axis}, "
+        f"vacuum={least:.0f}). A model knows only the kind that it was trained on"
+    )
+
+
+def _good_labels(frames: list[Atoms], name: str, rules: LabelRules) -> dict[int, Any]:
+    """The labels of one kind that count, by frame."""
+    from mace_polmp.labels import check_frame
+
+    found = {}
+    asked = replace(rules, keys={name: rules.keys[name]}, used=frozenset())
+    for number, atoms in enumerate(frames):
+        try:
+            values = check_frame(atoms, asked, f"frame {number}").values
+        except InputError:
+            continue
+        if name in values:
+            found[number] = values[name]
+    return found
+
+
+def _forces(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
+    good = _good_labels(frames, "forces", rules)
     good = {n: f for n, f in good.items() if len(frames[n]) > 1}
     if not good:
         return
@@ -201,13 +282,10 @@ def _forces(frames: list[Atoms], key: str, report: Report) -> None:
         )
 
 
-def _energies(frames: list[Atoms], key: str, report: Report) -> None:
+def _energies(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
     """Energy per atom and what is left of it when each element has its own."""
-    from mace_polmp.structures import find_label
-
-    labels = [(atoms, find_label(atoms, key)) for atoms in frames]
-    pairs = [(a, float(e)) for a, e in labels if np.shape(e) == () and e is not None]
-    pairs = [(a, e) for a, e in pairs if np.isfinite(e)]
+    found = _good_labels(frames, "energy", rules)
+    pairs = [(frames[number], float(energy)) for number, energy in found.items()]
     if not pairs:
         return
     sizes = np.array([len(atoms) for atoms, _ in pairs])
@@ -218,6 +296,18 @@ def _energies(frames: list[Atoms], key: str, report: Report) -> None:
     fitted = counts @ np.linalg.lstsq(counts, energies, rcond=None)[0]
     left = float(np.sqrt((((energies - fitted) / sizes) ** 2).mean()))
     report.rows.append(("energy beyond composition", f"{1000 * left:.1f} meV/atom, RMS"))
+    largest = float(np.abs(energies).max())
+    if largest > _LARGE_ENERGY:
+        report.notes.append(
+            f"total energies reach {largest:.3g} eV, where single precision has steps of "
+            f"{largest * 6e-8:.2g} eV: atomic energies are summed in double precision, and what "
+            "the network adds to them is small; other programs may not do so"
+        )
+    if np.linalg.matrix_rank(counts) < len(elements):
+        report.notes.append(
+            "the compositions do not tell the elements' energies apart: --E0s average fits these "
+            "structures, and says nothing about others; give --E0s by element where you have them"
+        )
     if left > 2.0:
         report.notes.append(
             f"energies differ by {left:.1f} eV/atom beyond composition: different methods or units "
@@ -226,19 +316,21 @@ def _energies(frames: list[Atoms], key: str, report: Report) -> None:
 
 
 def _charges(frames: list[Atoms], key: str, report: Report) -> set[float]:
-    from mace_polmp.training.labels import electrical_label
+    from mace_polmp.labels import read_label
 
     found: Counter[float] = Counter()
+    silent = 0
     for number, atoms in enumerate(frames):
         try:
-            label = electrical_label(atoms, "total_charge", key, f"frame {number}")
+            label = read_label(atoms, "total_charge", key, f"frame {number}")
         except InputError as error:
-            report.problems.append(str(error))
+            report.problems.append((number, str(error)))
             continue
+        silent += label is None
         found[0.0 if label is None else float(label)] += 1
-    report.rows.append(
-        (f"total charge ({key})", ", ".join(f"{q:g} e: {n}" for q, n in sorted(found.items())))
-    )
+    counts = ", ".join(f"{q:g} e: {n}" for q, n in sorted(found.items()))
+    said = "" if silent in (0, len(frames)) else f" ({silent} frames say nothing: 0 e)"
+    report.rows.append((f"total charge ({key})", counts + said))
     return set(found)
 
 
@@ -260,19 +352,21 @@ def _flags(
     if not any(a.info.get("config_type") == "IsolatedAtom" for a in frames):
         flags.append("--E0s average")
     for name in ("energy", "forces", "stress"):
-        if counts[name] and keys[name] != QUANTITIES[name].key:
+        if counts[name] and keys[name] != LABELS[name].key:
             flags.append(f"--{name}_key {keys[name]}")
+    if charges - {0.0} and keys["total_charge"] != LABELS["total_charge"].key:
+        flags.append(f"--total_charge_key {keys['total_charge']}")
     if counts["stress"]:
         flags.append("--loss stress")
     by_size = int(400 / np.median([len(atoms) for atoms in frames]))
     flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
-    if len(charges) > 1:
+    if charges - {0.0}:
         flags.append("--constrain_charge softness")
     elif all(not atoms.pbc.any() for atoms in frames):
         flags.append("--conserve_charge")
     for name, weight in _WEIGHTS.items():
         if counts[name]:
             flags.append(f"--{name}_weight {weight:g}")
-            if keys[name] != QUANTITIES[name].key:
+            if keys[name] != LABELS[name].key:
                 flags.append(f"--{name}_key {keys[name]}")
     return flags

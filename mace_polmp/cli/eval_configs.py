@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
+from ase import Atoms
 from tqdm import tqdm
 
-from mace_polmp.cli.common import run_command
+from mace_polmp.cli.common import UNCONSTRAINED, run_command
 from mace_polmp.errors import InputError
+from mace_polmp.quantities import check_prediction
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options that upstream's command does not have."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--total_charge", type=float, help="of structures that say none, e")
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
@@ -23,31 +31,86 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: a file that cannot be used; no output has been written then.
     """
-    from mace_polmp.modules.io import check_format, load_any
-    from mace_polmp.modules.model import ELECTRICAL_OUTPUTS, MultipoleMACE
-    from mace_polmp.structures import check_structure, read_structures, total_charge
-    from mace_polmp.training import seams
+    from mace_polmp.calculators.ase_calculator import check_head
+    from mace_polmp.modules.io import check_device, check_format, load_any
+    from mace_polmp.modules.model import MultipoleMACE
+    from mace_polmp.reading import existing_file, read_structures
+    from mace_polmp.upstream import evaluation
 
-    model = load_any(args.model)
-    if not isinstance(model, MultipoleMACE):
-        seams.evaluate_unchanged(args)
+    check_device(args.device)
+    if args.batch_size < 1:
+        raise InputError(f"--batch_size must be a whole number of 1 or more, got {args.batch_size}")
+    model = load_any(existing_file(args.model, "--model"))
+    check_head(args.head, getattr(model, "heads", ["Default"]))
+    if args.head is None and len(getattr(model, "heads", [""])) > 1:
+        # Upstream would take the last one where the names differ in their case.
+        args.head = next(name for name in model.heads if name.lower() == "default")
+    structures = read_structures(args.configs)
+    multipoles = isinstance(model, MultipoleMACE)
+    if multipoles:
+        check_format(model, args.model)
+        structures = _check(args, model, structures)
+    elif args.total_charge is not None:
+        raise InputError("--total_charge is for a MultipoleMACE; leave it out")
+    target = Path(args.output)
+    if target.is_dir():
+        raise InputError(f"--output {target}: is a folder; give the name of a file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    own_dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if not multipoles and own_dtype == args.default_dtype:
+        evaluation.evaluate_unchanged(args)
         return
-    check_format(model, args.model)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mace_eval_") as folder:
+        # Upstream reads pickles of the precision that is asked for only.
+        args.model = str(Path(folder) / "model.model")
+        evaluation.write_for_upstream(model, args.default_dtype, args.model)
+        if multipoles:
+            _evaluate(args, model, structures, target, Path(folder))
+        else:
+            evaluation.evaluate_unchanged(args)
+
+
+def _check(args: argparse.Namespace, model: Any, structures: list[Atoms]) -> list[Atoms]:
+    """Refuse what cannot be evaluated, and say what is assumed; the structures with charges."""
+    from mace_polmp.structures import check_structure, total_charge, with_total_charge
+
     if args.enable_cueq:
         raise InputError("--enable_cueq does not work with a MultipoleMACE; leave it out")
-    if args.head is not None and args.head not in model.heads:
-        raise InputError(f"--head must be one of {', '.join(model.heads)}, got {args.head!r}")
-    known = model.atomic_numbers.tolist()
-    structures = read_structures(args.configs)
+    known, record = model.atomic_numbers.tolist(), model.trained_on
+    constrained = model.long_range_options.constrain_charge != "none"
+    if args.total_charge is not None and not constrained:
+        raise InputError(UNCONSTRAINED.format(args.total_charge))
+    out, uncharged, said = [], 0, set()
     for number, atoms in enumerate(structures):
         where = f"{args.configs}: frame {number}"
         check_structure(atoms, where, known, model.electrostatics)
-        total_charge(atoms, where)
+        atoms = with_total_charge(atoms, args.total_charge, where, record.total_charge_key)
+        uncharged += total_charge(atoms, where, record.total_charge_key) is None
         if args.compute_bec and atoms.pbc.sum() == 2:
             raise InputError(f"{where}: --compute_bec: Born charges of slabs are not available")
+        unknown = record.unknown_boundary(atoms.pbc)
+        if unknown is not None and unknown not in said:
+            said.add(unknown)
+            print(f"note: {where}: {unknown}")
+        out.append(atoms)
+    if uncharged and constrained:
+        print(
+            f"note: total charge 0 e of {uncharged} of {len(structures)} structures: nothing given "
+            f"(say it with '{record.total_charge_key}' in the file, or with --total_charge)"
+        )
+    return out
+
+
+def _evaluate(
+    args: argparse.Namespace, model: Any, structures: list[Atoms], target: Path, folder: Path
+) -> None:
+    """Run upstream's evaluation, add the electrical outputs and put the file in its place."""
+    from mace_polmp.files import replacing
+    from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
+    from mace_polmp.upstream import evaluation
+
     born = _born_charges(args, model, structures) if args.compute_bec else None
     args.compute_bec = False  # upstream's way is that of another model
-
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ELECTRICAL_OUTPUTS}
 
     def collect(batch: dict[str, Any], output: dict[str, Any]) -> None:
@@ -56,30 +119,35 @@ def run(args: argparse.Namespace) -> None:
             values = output[name].detach().cpu().numpy()
             columns[name] += np.split(values, splits) if per_atom else list(values)
 
-    target = Path(args.output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mace_eval_") as folder:
-        args.output = str(Path(folder) / "upstream.xyz")
-        seams.evaluate(args, on_output=collect)
-        frames = ase.io.read(args.output, index=":")
-        for number, atoms in enumerate(frames):
-            atoms.calc = None
-            for name, (per_atom, _) in ELECTRICAL_OUTPUTS.items():
-                value = columns[name][number]
-                if not per_atom:
-                    atoms.info[args.info_prefix + name] = value if value.ndim else float(value)
-                elif value.ndim == 1:
-                    atoms.arrays[args.info_prefix + name] = value
-                else:
-                    atoms.arrays[args.info_prefix + name] = value.reshape(len(atoms), -1)
-            if born is not None:
-                atoms.arrays[args.info_prefix + "BEC"] = born[number].reshape(-1, 9)
-        finished = Path(folder) / "finished.xyz"
-        ase.io.write(finished, frames, format="extxyz")
-        os.replace(finished, target)
+    args.output = str(folder / "upstream.xyz")
+    moved = evaluation.evaluate(args, model.trained_on.total_charge_key, collect)
+    frames = ase.io.read(args.output, index=":")
+    for number, atoms in enumerate(frames):
+        for name in ("energy", "forces"):
+            places = atoms.arrays if name == "forces" else atoms.info
+            check_prediction(places[args.info_prefix + name], name, f"structure {number}")
+        atoms.calc = None
+        if moved[number] is not None:
+            shift = columns["charges"][number] @ moved[number]
+            columns["dipole"][number] = columns["dipole"][number] - shift
+        for name, (per_atom, _) in ELECTRICAL_OUTPUTS.items():
+            value = columns[name][number]
+            check_prediction(value, name, f"structure {number}")
+            if not per_atom:
+                atoms.info[args.info_prefix + name] = value if value.ndim else float(value)
+            elif value.ndim == 1:
+                atoms.arrays[args.info_prefix + name] = value
+            else:
+                atoms.arrays[args.info_prefix + name] = value.reshape(len(atoms), -1)
+        if born is not None:
+            atoms.arrays[args.info_prefix + "BEC"] = born[number].reshape(-1, 9)
+    with replacing(target) as temporary:
+        ase.io.write(temporary, frames, format="extxyz")
 
 
-def _born_charges(args: argparse.Namespace, model: Any, structures: list[Any]) -> list[np.ndarray]:
+def _born_charges(
+    args: argparse.Namespace, model: Any, structures: list[Atoms]
+) -> list[np.ndarray]:
     """[n_atoms, 3, 3] of each structure; they may differ in their boundary conditions."""
     from mace_polmp.calculators import MultipoleMACECalculator
 
@@ -93,11 +161,11 @@ def _born_charges(args: argparse.Namespace, model: Any, structures: list[Any]) -
     return [calculator.get_property("born_charges", atoms) for atoms in frames]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Entry point of mace_eval_configs and mace_polmp_eval_configs."""
-    from mace_polmp.training.seams import parse_eval_args
+    from mace_polmp.upstream.evaluation import parse_eval_args
 
-    run_command("mace_eval_configs", lambda: run(parse_eval_args()))
+    run_command("mace_eval_configs", lambda: run(parse_eval_args(build_parser(), argv)))
 
 
 if __name__ == "__main__":

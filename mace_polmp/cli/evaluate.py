@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mace_polmp.analysis import plots
-from mace_polmp.analysis.errors import QUANTITIES, Comparison, ErrorMeasures
-from mace_polmp.cli.common import add_model_options, make_calculator
+from mace_polmp.analysis.errors import Comparison, ErrorMeasures
+from mace_polmp.cli.common import add_model_options, checked, make_calculator
 from mace_polmp.errors import InputError
+from mace_polmp.labels import names_in
+from mace_polmp.quantities import QUANTITIES, find
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -44,23 +46,28 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compare, print the table, write CSV and plots."""
     from mace_polmp.calculators.comparison import compare
-    from mace_polmp.structures import check_structure, read_structures, total_charge
+    from mace_polmp.structures import check_structure, read_structures
 
     calculator = _calculator(args)
     frames = read_structures(args.configs)
     model = calculator.models[0]
     engine = getattr(model, "electrostatics", None)
+    if engine is None and args.total_charge is not None:
+        raise InputError("--total_charge is for a MultipoleMACE; leave it out")
     for number, atoms in enumerate(frames):
         where = f"{args.configs}: frame {number}"
-        check_structure(atoms, where, model.atomic_numbers.tolist(), engine)
         if engine is not None:
-            total_charge(atoms, where)
+            frames[number] = checked(args, atoms, where, calculator)
+        else:
+            check_structure(atoms, where, model.atomic_numbers.tolist())
     keys = {name: getattr(args, f"{name}_key") for name in QUANTITIES}
+    _check_keys(keys, frames, args.configs)
     found = compare(calculator, frames, keys, where=args.configs)
     if not found:
         raise InputError(
             f"{args.configs}: no frame has any of the labels {', '.join(keys.values())} that the "
-            "model can predict; name them with --energy_key, --forces_key and so on"
+            "model can predict; name them with --energy_key, --forces_key and so on (predictions "
+            "without labels: mace_eval_configs)"
         )
     if args.transposed_born_charges and "born_charges" in found:
         found["born_charges"].transpose_references()
@@ -73,6 +80,15 @@ def run(args: argparse.Namespace) -> None:
     for name, entry in found.items():
         _draw(args.output / f"parity_{name}.png", name, entry)
     print(f"{args.output}/errors.csv, " + ", ".join(f"parity_{name}.png" for name in found))
+
+
+def _check_keys(keys: dict[str, str], frames: list[Any], where: str) -> None:
+    """Refuse a name of a label that was asked for and that no frame has."""
+    for name, key in keys.items():
+        if key != QUANTITIES[name].key and all(find(atoms, key) is None for atoms in frames):
+            raise InputError(
+                f"--{name}_key {key}: no frame of {where} has it; frame 0 has {names_in(frames[0])}"
+            )
 
 
 HEADER = ["quantity", "unit", "element", "values", "MAE", "RMSE", "R2"]
@@ -101,13 +117,17 @@ def error_rows(found: dict[str, Comparison]) -> list[list[Any]]:
 
 def _calculator(args: argparse.Namespace) -> Calculator:
     """Of a MultipoleMACE, or upstream's of any other MACE."""
+    from mace_polmp.calculators.ase_calculator import check_head, expand
     from mace_polmp.calculators.loading import load_calculator
     from mace_polmp.modules import MultipoleMACE
-    from mace_polmp.modules.io import load_any
+    from mace_polmp.modules.io import check_device, load_any
 
-    if len(args.model) > 1 or isinstance(load_any(args.model[0]), MultipoleMACE):
+    paths = expand(args.model)
+    if len(paths) > 1 or isinstance(model := load_any(paths[0]), MultipoleMACE):
         return make_calculator(args)
-    return load_calculator(args.model[0], args.device, args.default_dtype)
+    check_head(args.head, getattr(model, "heads", ["Default"]))
+    check_device(args.device)
+    return load_calculator(paths[0], args.device, args.default_dtype, args.head)
 
 
 def _print(rows: list[list[Any]], n_frames: int) -> None:

@@ -39,11 +39,19 @@ def run_convert(args: argparse.Namespace) -> None:
 
 def run_info(args: argparse.Namespace) -> None:
     """Print the model's make."""
-    from mace_polmp.modules.io import load_any
+    from mace_polmp.modules import MultipoleMACE, safe_files
+    from mace_polmp.modules.io import check_format, load_any
+    from mace_polmp.reading import existing_file
 
+    if not safe_files.is_safe(existing_file(args.model)):
+        print(
+            f"{args.model}: a pickle; reading it runs code from the file. If you do not trust its "
+            "source, ask for a .safetensors file, which runs none.",
+            flush=True,
+        )
     model = load_any(args.model)
-    if not hasattr(model, "interactions"):
-        raise InputError(f"{args.model}: holds a {type(model).__name__}, which is not a MACE model")
+    if isinstance(model, MultipoleMACE):
+        check_format(model, args.model)
     rows = describe(model)
     width = max(len(name) for name, _ in rows)
     print(args.model)
@@ -80,6 +88,8 @@ def describe(model: Any) -> list[tuple[str, str]]:
         rows += [
             ("format version", str(model.format_version)),
             ("long-range parameters", str(head)),
+            ("trained on", " and ".join(model.trained_on.boundaries) or "not recorded"),
+            ("total charge from", f"info[{model.trained_on.total_charge_key!r}]"),
             ("lifted degrees", "none" if lift is None else ", ".join(map(str, lift.degrees))),
         ]
         options = model.long_range_options

@@ -184,8 +184,9 @@ def _print_errors(calculators: dict[str, Any], path: Path) -> None:
     from ase.io import read
     from prettytable import PrettyTable
 
-    from mace_polmp.analysis.errors import QUANTITIES, ErrorMeasures
+    from mace_polmp.analysis.errors import ErrorMeasures
     from mace_polmp.calculators.comparison import compare
+    from mace_polmp.quantities import QUANTITIES
 
     sets = {"valid": "validation, gaps 1.6-6 Å", "far": "held out, gaps 8.5-14 Å"}
     table = PrettyTable(["RMSE", "quantity", *(LABELS[name] for name in calculators)])
@@ -260,16 +261,18 @@ def _nve(calculator: Any, path: Path, steps: int, seed: int) -> None:
     from ase.io import read
     from ase.md.verlet import VelocityVerlet
 
+    from mace_polmp.simulation.temperature import ThermalMotion, draw_momenta
+
     clusters = [a for a in read(data_file("valid"), ":") if a.info["config_type"] == "cluster"]
     atoms = max(clusters, key=len)
     atoms.calc = calculator
-    spread = np.sqrt(atoms.get_masses() * units.kB * 300)[:, None]
-    atoms.set_momenta(spread * np.random.default_rng(seed).normal(size=(len(atoms), 3)))
+    draw_momenta(atoms, 300.0, np.random.default_rng(seed))
+    motion = ThermalMotion.of(atoms)
     step = 0.5
     dynamics = VelocityVerlet(atoms, step * units.fs)
     rows = []
     for done in tqdm(range(0, steps, 5), desc="NVE MD", unit="5 steps", leave=False, disable=None):
-        rows.append([done * step, atoms.get_total_energy(), atoms.get_temperature()])
+        rows.append([done * step, atoms.get_total_energy(), motion.temperature(atoms)])
         dynamics.run(5)
     table = np.array(rows)
     slope = np.polyfit(table[:, 0], table[:, 1], 1)[0] if len(table) > 1 else 0.0

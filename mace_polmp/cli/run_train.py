@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     from mace import tools
 
     from mace_polmp.training.options import UPSTREAM_FLAGS, TrainingOptions
-    from mace_polmp.training.seams import extend_parser
+    from mace_polmp.upstream.training import extend_parser
 
     parser = tools.build_default_arg_parser()
     own = {f.name: f"{f.default or 0:g}" for f in fields(TrainingOptions) if "weight" in f.name}
@@ -92,20 +93,20 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: flags or data that cannot be used; nothing has been written then.
     """
-    from mace_polmp.modules import MultipoleMACE
-    from mace_polmp.training import seams
-    from mace_polmp.training.data_checks import (
-        check_foundation_model,
-        check_training_data,
-        readable_foundation,
-    )
-    from mace_polmp.training.fine_tuning import inherit
-    from mace_polmp.training.options import TrainingOptions
-    from mace_polmp.training.statistics import log_multipoles
-
     if args.model != MODEL_NAME:
         _run_upstream(args)
         return
+    from mace_polmp.files import locked, make_folder
+    from mace_polmp.modules import MultipoleMACE
+    from mace_polmp.modules.io import check_device
+    from mace_polmp.modules.record import TrainingRecord
+    from mace_polmp.training import arguments, session
+    from mace_polmp.training.data_checks import check_training_data, plain_heads
+    from mace_polmp.training.fine_tuning import inherit
+    from mace_polmp.training.foundation import check_foundation_model, readable_foundation
+    from mace_polmp.training.options import TrainingOptions
+    from mace_polmp.training.statistics import log_multipoles
+
     asked, training = asked_options(args), TrainingOptions.of(args)
     args.r_max = getattr(args, "r_max", None)
     for name in _UNSUPPORTED:
@@ -116,16 +117,50 @@ def run(args: argparse.Namespace) -> None:
             f"--loss {args.loss} is not for --model {MODEL_NAME}; take --loss weighted (or stress, "
             "universal, huber) with --dipole_weight, --polarizability_weight"
         )
+    arguments.check_arguments(args)
+    if args.heads is not None:
+        args.heads = plain_heads(args, training)
     _check_mode(args, training)
     LongRangeOptions(**asked)  # refuses
     for name, value in vars(training).items():
         setattr(args, name, value)
+    check_device(args.device)
     foundation = check_foundation_model(args)
     former = foundation if isinstance(foundation, MultipoleMACE) else None
     options = inherit(asked, former)
-    check_training_data(args, options, training, foundation)
-    with readable_foundation(args, foundation):
-        seams.train(args, asked, training, after_evaluation=log_multipoles)
+    data = check_training_data(args, options, training, foundation)
+    facts = arguments.facts_of(args, options, data.elements)
+    files, _ = arguments.files_of(args)
+    if files.lock().exists():
+        with _only_writer(args, locked(files.lock(), f"the run {files.tag}")):
+            pass  # refuses while another process is at it
+    arguments.check_restart(args, copy.deepcopy(facts))  # refuses, before a folder is made
+    record = TrainingRecord(training.key("total_charge"), tuple(sorted(data.boundaries)))
+    make_folder(files.folder)
+    with (
+        readable_foundation(args, foundation),
+        _only_writer(args, locked(files.lock(), f"the run {files.tag}")),
+    ):
+        notes = arguments.check_restart(args, facts)
+        session.train(
+            args,
+            asked,
+            training,
+            record,
+            facts,
+            notes,
+            data.frames,
+            after_evaluation=log_multipoles,
+        )
+
+
+def _only_writer(args: argparse.Namespace, lock: Any) -> Any:
+    """The lock of a run; of many processes of one training the first holds it."""
+    import contextlib
+    import os
+
+    first = not args.distributed or int(os.environ.get("RANK", "0")) == 0
+    return lock if first else contextlib.nullcontext()
 
 
 def _check_mode(args: argparse.Namespace, training: TrainingOptions) -> None:

@@ -4,30 +4,66 @@ from __future__ import annotations
 
 import argparse
 import ast
-import tempfile
+import logging
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
-from mace.modules import ScaleShiftMACE
 from mace.tools.run_train_utils import normalize_file_paths
 from mace.tools.scripts_utils import check_path_ase_read
 
 from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.errors import InputError
-from mace_polmp.modules import LongRangeOptions, MultipoleMACE
-from mace_polmp.modules.io import check_format, load_any
-from mace_polmp.modules.safe_files import SUFFIX
+from mace_polmp.labels import LabelRules, check_frame, names_in
+from mace_polmp.modules import LongRangeOptions
+from mace_polmp.quantities import LABELS, boundary
 from mace_polmp.structures import check_structure, is_isolated_atom, read_structures
-from mace_polmp.training.fine_tuning import check_cutoff
-from mace_polmp.training.labels import check_labels, check_presence
+from mace_polmp.training import atomic_energies
+from mace_polmp.training.labels import check_presence
 from mace_polmp.training.options import TrainingOptions
+from mace_polmp.upstream.data import isolated_energy
+
+_STRESS_LOSSES = ("stress", "huber", "universal")
+
+
+@dataclass
+class CheckedData:
+    """What the checks found.
+
+    Attributes:
+        frames: by file, the structures that were read.
+        elements: atomic numbers of training and validation structures.
+        boundaries: of training structures.
+    """
+
+    frames: dict[str, list[Atoms]] = field(default_factory=dict)
+    elements: set[int] = field(default_factory=set)
+    boundaries: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The data of one of several heads of a model.
+
+    Attributes:
+        files: by kind (train_file, valid_file, test_file), as upstream takes them.
+        rules: what is asked of their labels.
+        E0s: the atomic energies asked for, or None.
+        statistics: whether a statistics file gives them.
+        replay: whether these are data of a foundation model's own training.
+        name: for messages.
+    """
+
+    files: dict[str, Any]
+    rules: LabelRules
+    E0s: Any
+    statistics: bool = False
+    replay: bool = False
+    name: str = ""
 
 
 def check_training_data(
@@ -35,73 +71,125 @@ def check_training_data(
     options: LongRangeOptions,
     training: TrainingOptions,
     foundation: torch.nn.Module | None = None,
-) -> None:
+) -> CheckedData:
     """Refuse structure files that a training cannot use. HDF5 and LMDB data are not read here.
 
     Args:
         args: upstream's training arguments.
         options: settings of the head.
         training: weights and keys of electrical labels.
-        foundation: the foundation model, if it is a file.
+        foundation: the foundation model, if it is known.
+
+    Returns:
+        What was read.
 
     Raises:
         InputError: a missing or empty file, a structure that cannot be evaluated, missing, wrong
-            or contradictory labels, or elements that the foundation model, or for a test file
-            training and validation data, lack.
+            or contradictory labels, atomic energies that do not fit, or elements that the
+            foundation model, or for a test file training and validation data, lack.
     """
     engine = options.make_engine()
-    elements: set[int] = set()
-    if args.atomic_numbers is not None:
-        elements.update(ast.literal_eval(args.atomic_numbers))
+    data = CheckedData()
+    given = _atomic_numbers(args.atomic_numbers)
+    data.elements.update(given)
     tests: list[tuple[str, set[int]]] = []
     n_trained: list[int | None] = []  # None: not known
-    for settings in _heads(args, options, training):
-        if not settings["train_file"]:
+    for head in _heads(args, options, training):
+        if not head.files["train_file"]:
             raise InputError("--train_file is missing; give the file with the training structures")
         trained: list[Atoms] = []
         labelled: Counter[str] = Counter()
+        isolated: list[tuple[str, dict[int, float]]] = []
+        own: set[int] = set()
         for kind in ("train_file", "valid_file", "test_file"):
-            for path in normalize_file_paths(settings[kind] or []):
-                frames, counts = _check_file(path, settings, engine)
-                found = {int(z) for atoms in frames for z in atoms.numbers}
-                if kind == "train_file" and frames:
-                    _check_atomic_energies(args, path, frames)
+            for path in normalize_file_paths(head.files[kind] or []):
+                is_read = _reads_with_ase(path)
+                frames, counts = _check_file(path, head.rules, engine) if is_read else ([], None)
+                kept = [a for a in frames if args.keep_isolated_atoms or not is_isolated_atom(a)]
+                found = {int(z) for atoms in kept for z in atoms.numbers}
+                data.frames[path] = frames
+                if kind == "train_file" and counts is not None:
                     trained += frames
                     labelled += counts
+                    data.boundaries.update(boundary(a.pbc) for a in kept)
+                    isolated += _isolated(path, frames, head.rules)
                 if kind == "test_file":
                     tests.append((path, found))
                 else:
-                    elements.update(found)
-        n_trained.append(_number_trained(args, settings, trained))
-        if not settings["replay"]:
-            _check_labels_exist(trained, labelled, str(settings["train_file"]), training)
-    _check_batch_size(args, n_trained)
-    _check_test_elements(tests, elements)
+                    own.update(found)
+        data.elements.update(own)
+        _check_atomic_energies(head, trained, isolated, own | given, args)
+        n_trained.append(_number_trained(args, head.files, trained))
+        if not head.replay:
+            _check_labels_exist(trained, labelled, head, args, training)
+    _check_numbers(args, n_trained)
+    _check_test_elements(tests, data.elements)
     if foundation is not None:
-        lacking = sorted(elements - {int(z) for z in foundation.atomic_numbers})
+        lacking = sorted(data.elements - {int(z) for z in foundation.atomic_numbers})
         if lacking:
             names = ", ".join(chemical_symbols[z] for z in lacking)
             raise InputError(
                 f"{args.foundation_model}: does not know {names} of the training data; remove "
                 "those structures or take another model"
             )
+    return data
+
+
+def _atomic_numbers(text: str | None) -> set[int]:
+    """Of --atomic_numbers."""
+    if text is None:
+        return set()
+    try:
+        found = ast.literal_eval(text)
+        numbers = {int(z) for z in found}
+        valid = isinstance(found, list) and all(0 < z < len(chemical_symbols) for z in numbers)
+    except (ValueError, SyntaxError, TypeError):
+        valid, numbers = False, set()
+    if not valid or not numbers:
+        raise InputError(f"--atomic_numbers must be a list such as '[1, 8]', got {text!r}")
+    return numbers
+
+
+def _reads_with_ase(path: str) -> bool:
+    """Whether ASE reads a file; HDF5 and LMDB are upstream's.
+
+    Raises:
+        InputError: there is none, or it is a folder without such data.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        return bool(check_path_ase_read(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: is a folder; give a file in it, or a folder of HDF5 or LMDB files"
+        ) from error
 
 
 def _number_trained(
-    args: argparse.Namespace, settings: dict[str, Any], frames: list[Atoms]
+    args: argparse.Namespace, files: dict[str, Any], frames: list[Atoms]
 ) -> int | None:
     """Structures that one head is trained on, as upstream splits them; None for other formats."""
-    number = sum(args.keep_isolated_atoms or not is_isolated_atom(atoms) for atoms in frames)
-    if not number:
+    if not frames:
         return None
-    taken = 0 if settings["valid_file"] else max(1, int(args.valid_fraction * number))
-    return number - taken
+    number = sum(args.keep_isolated_atoms or not is_isolated_atom(atoms) for atoms in frames)
+    if files["valid_file"]:
+        return number
+    return number - max(1, int(args.valid_fraction * number))
 
 
-def _check_batch_size(args: argparse.Namespace, numbers: list[int | None]) -> None:
+def _check_numbers(args: argparse.Namespace, numbers: list[int | None]) -> None:
+    """Refuse too few structures."""
     known = [number for number in numbers if number is not None]
     total = sum(known)
-    if len(known) == len(numbers) and total < args.batch_size and not args.lbfgs:
+    if len(known) < len(numbers) or not known:
+        return
+    if min(known) < 1:
+        raise InputError(
+            f"{args.train_file or '--heads'}: leaves no structure to train on; give at least two, "
+            "of which one is for validation, or a --valid_file besides"
+        )
+    if total < args.batch_size and not args.lbfgs:
         raise InputError(
             f"--batch_size {args.batch_size} is more than the {total} structures to train on; a "
             f"batch that is not full is left out; give at most {total}"
@@ -119,149 +207,271 @@ def _check_test_elements(tests: list[tuple[str, set[int]]], elements: set[int]) 
 
 
 def _check_labels_exist(
-    frames: list[Atoms], counts: Counter[str], path: str, training: TrainingOptions
+    frames: list[Atoms],
+    counts: Counter[str],
+    head: _Head,
+    args: argparse.Namespace,
+    training: TrainingOptions,
 ) -> None:
-    """Refuse a weight of an electrical label that no training frame has, or no data could."""
-    if frames:
-        check_presence(counts, training, len(frames), path, frames[0])
-    elif "born_charges" in training.used:
-        raise InputError(
-            f"{path}: HDF5 and LMDB files have no Born charges for --born_charges_weight; train on "
-            "a file that ASE reads, for instance extended XYZ"
-        )
-
-
-def check_foundation_model(args: argparse.Namespace) -> torch.nn.Module | None:
-    """The model of --foundation_model; None if there is none, or a name that upstream downloads.
-
-    Raises:
-        InputError: the file does not exist, holds something else than a ScaleShiftMACE or a
-            MultipoleMACE, or has another cutoff than --r_max.
-    """
-    name = args.foundation_model
-    if name is None or not (Path(name).exists() or name.endswith((".model", SUFFIX))):
-        return None
-    model = load_any(name)
-    if not isinstance(model, ScaleShiftMACE):
-        raise InputError(
-            f"{name}: holds a {type(model).__name__}, not a ScaleShiftMACE or MultipoleMACE; give "
-            "a MACE model that was trained on energies and forces"
-        )
-    if isinstance(model, MultipoleMACE):
-        check_format(model, name)
-    if args.r_max is not None:
-        check_cutoff(args.r_max, model)
-    return model
-
-
-@contextmanager
-def readable_foundation(args: argparse.Namespace, model: torch.nn.Module | None) -> Iterator[None]:
-    """While upstream runs, let --foundation_model name a file that it can read."""
-    name = args.foundation_model
-    if model is None or not name.endswith(SUFFIX):
-        yield
+    """Refuse a weight of a label that no training frame has, or no data could."""
+    path = str(head.files["train_file"])
+    if not frames:
+        for name in ("born_charges", "total_charge"):
+            if name in training.used:
+                raise InputError(
+                    f"{path}: HDF5 and LMDB files have no labels for --{name}_weight; train on a "
+                    "file that ASE reads, for instance extended XYZ"
+                )
         return
-    with tempfile.TemporaryDirectory() as folder:
-        args.foundation_model = str(Path(folder) / "foundation.model")
-        torch.save(model, args.foundation_model)
-        yield
-    args.foundation_model = name
+    check_presence(counts, training, len(frames), path, frames[0])
+    for name in sorted(head.rules.used - set(training.used)):
+        if counts[name] == 0:
+            key = head.rules.keys[name]
+            asks = f"--loss {args.loss}" if name in ("stress", "virials") else f"--{name}_weight"
+            raise InputError(
+                f"{path}: none of {len(frames)} frames has the label '{key}' with a weight, which "
+                f"{asks} asks for; name it with --{name}_key (the first frame has "
+                f"{names_in(frames[0])})"
+            )
+
+
+def rules_of(
+    args: argparse.Namespace, training: TrainingOptions, options: LongRangeOptions
+) -> LabelRules:
+    """What a training asks of the labels of its frames.
+
+    Args:
+        args: upstream's training arguments.
+        training: weights and keys of electrical labels.
+        options: settings of the head.
+    """
+    keys = {name: str(getattr(args, f"{name}_key", None) or LABELS[name].key) for name in LABELS}
+    keys |= {name: training.key(name) for name in ("dipole", "polarizability", "born_charges")}
+    keys["total_charge"] = training.key("total_charge")
+
+    def has_weight(name: str) -> bool:
+        later = args.swa and getattr(args, f"swa_{name}_weight") > 0
+        return bool(getattr(args, f"{name}_weight") > 0 or later)
+
+    used = {name for name in ("energy", "forces") if has_weight(name)}
+    if args.loss == "forces_only":
+        used.discard("energy")
+    needed = frozenset(used)
+    if args.loss in _STRESS_LOSSES and has_weight("stress"):
+        used.add("stress")
+    if args.loss == "virials" and has_weight("virials"):
+        used.add("virials")
+    return LabelRules(
+        keys=keys,
+        needed=needed,
+        used=frozenset(used | set(training.used)),
+        constrained=options.constrain_charge != "none",
+    )
 
 
 def _heads(
     args: argparse.Namespace, options: LongRangeOptions, training: TrainingOptions
-) -> list[dict[str, Any]]:
+) -> list[_Head]:
     """File names and label keys of each head, as upstream resolves them."""
-    names = ("train_file", "valid_file", "test_file", "energy_key", "forces_key")
-    defaults = {name: getattr(args, name) for name in names}
-    defaults["needs_energy"] = args.energy_weight > 0 and args.loss != "forces_only"
-    defaults["needs_forces"] = args.forces_weight > 0
-    defaults["constrained"] = options.constrain_charge != "none"
-    used = set(training.used) | ({"total_charge"} if defaults["constrained"] else set())
-    defaults["labels"] = {name: training.key(name) for name in used}
-    defaults["replay"] = False
-    heads = [defaults]
+    kinds = ("train_file", "valid_file", "test_file")
+    only = _Head(
+        files={kind: getattr(args, kind) for kind in kinds},
+        rules=rules_of(args, training, options),
+        E0s=args.E0s,
+        statistics=args.statistics_file is not None,
+    )
+    heads = [only]
     if args.heads is not None:
         heads = []
-        for settings in ast.literal_eval(args.heads).values():
-            merged = {**defaults, **{k: v for k, v in settings.items() if k in names}}
-            given = {**settings.get("info_keys", {}), **settings.get("arrays_keys", {})}
-            merged["energy_key"] = given.get("energy", merged["energy_key"])
-            merged["forces_key"] = given.get("forces", merged["forces_key"])
-            merged["labels"] = {n: given.get(n, key) for n, key in merged["labels"].items()}
-            heads.append(merged)
+        for name, settings in parse_heads(args.heads).items():
+            files = {**only.files, "test_file": None}  # upstream takes that of a head only
+            heads.append(
+                _Head(
+                    files=files | {k: v for k, v in settings.items() if k in kinds},
+                    rules=replace(only.rules, keys=keys_of(settings, only.rules.keys)),
+                    E0s=settings.get("E0s", args.E0s),
+                    statistics=settings.get("statistics_file", args.statistics_file) is not None,
+                    name=f"head {name}: ",
+                )
+            )
     replayed = args.multiheads_finetuning and args.foundation_model and args.pt_train_file
     if replayed and Path(args.pt_train_file).suffix:  # else data that upstream downloads
-        replay = dict(train_file=args.pt_train_file, valid_file=args.pt_valid_file)
-        heads.append({**defaults, **replay, "test_file": None, "replay": True})
+        files = dict(train_file=args.pt_train_file, valid_file=args.pt_valid_file, test_file=None)
+        heads.append(replace(only, files=files, replay=True, E0s="foundation"))
     return heads
 
 
-def _check_atomic_energies(args: argparse.Namespace, path: str, frames: list[Atoms]) -> None:
-    given = args.E0s is not None or args.statistics_file is not None or args.heads is not None
-    if not given and not any(is_isolated_atom(atoms) for atoms in frames):
+# What the settings of a head may hold, besides keys of labels.
+_OF_A_HEAD = frozenset(
+    [
+        "train_file",
+        "valid_file",
+        "test_file",
+        "test_dir",
+        "E0s",
+        "statistics_file",
+        "valid_fraction",
+        "config_type_weights",
+        "compute_avg_num_neighbors",
+        "atomic_numbers",
+        "mean",
+        "std",
+        "avg_num_neighbors",
+        "keep_isolated_atoms",
+        "info_keys",
+        "arrays_keys",
+    ]
+)
+
+
+def parse_heads(text: Any) -> dict[str, dict[str, Any]]:
+    """Of --heads: the settings of each head.
+
+    Raises:
+        InputError: not a dictionary of dictionaries, or a setting that heads do not have.
+    """
+    try:
+        found = ast.literal_eval(text) if isinstance(text, str) else text
+    except (ValueError, SyntaxError) as error:
+        raise InputError(f"--heads must be a dictionary of heads, got {text!r}") from error
+    valid = isinstance(found, dict) and all(isinstance(v, dict) for v in found.values())
+    if not valid or not found:
         raise InputError(
-            f"{path}: has no isolated atoms to take atomic energies from; give --E0s "
-            "average, --E0s '{1: -13.6, …}', or frames with config_type=IsolatedAtom"
+            "--heads must be a dictionary of heads, each with its train_file and so on, got "
+            f"{text!r}"
+        )
+    keys = {f"{name}_key" for name in LABELS} | {"charges_key", "elec_temp_key", "total_spin_key"}
+    for name, settings in found.items():
+        more = sorted(set(settings) - _OF_A_HEAD - keys)
+        if more:
+            raise InputError(
+                f"--heads: {name} has {more[0]!r}, which is no setting of a head; they are "
+                f"{', '.join(sorted(_OF_A_HEAD))} and keys of labels such as energy_key"
+            )
+        for kind in ("info_keys", "arrays_keys"):
+            if not isinstance(settings.get(kind, {}), dict):
+                raise InputError(f"--heads: {kind} of {name} must be a dictionary of keys")
+    return found
+
+
+def keys_of(settings: dict[str, Any], otherwise: dict[str, str]) -> dict[str, str]:
+    """The keys of labels of a head, by label.
+
+    Args:
+        settings: of the head.
+        otherwise: of all heads.
+    """
+    given = {**settings.get("info_keys", {}), **settings.get("arrays_keys", {})}
+    return {
+        name: str(given.get(name, settings.get(f"{name}_key", key)))
+        for name, key in otherwise.items()
+    }
+
+
+def plain_heads(args: argparse.Namespace, training: TrainingOptions) -> str:
+    """--heads as upstream takes it: energies by element as text, all keys where it looks for them.
+
+    Raises:
+        InputError: as parse_heads; or total charges that have different keys.
+    """
+    heads = parse_heads(args.heads)
+    for name, settings in heads.items():
+        if isinstance(settings.get("E0s"), dict):
+            settings["E0s"] = str(settings["E0s"])
+        found = keys_of(
+            settings, {key: training.key(key) for key in ("total_charge", "born_charges")}
+        )
+        if found["total_charge"] != training.key("total_charge"):
+            raise InputError(
+                f"--heads: the total charge of {name} is at {found['total_charge']!r}, but a model "
+                f"remembers one key, {training.key('total_charge')!r}; rename it in one of them "
+                "--total_charge_key"
+            )
+        settings["arrays_keys"] = {
+            **settings.get("arrays_keys", {}),
+            "born_charges": found["born_charges"],
+        }
+    return str(heads)
+
+
+def _isolated(
+    path: str, frames: list[Atoms], rules: LabelRules
+) -> list[tuple[str, dict[int, float]]]:
+    found = []
+    for number, atoms in enumerate(frames):
+        if is_isolated_atom(atoms):
+            where = f"{path}: frame {number}"
+            found.append((where, isolated_energy(atoms, rules.keys["energy"], where)))
+    return found
+
+
+def _check_atomic_energies(
+    head: _Head,
+    frames: list[Atoms],
+    isolated: list[tuple[str, dict[int, float]]],
+    elements: set[int],
+    args: argparse.Namespace,
+) -> None:
+    """Refuse atomic energies that are missing, incomplete or nonsense."""
+    path = head.files["train_file"]
+    known = atomic_energies.check_isolated(isolated)
+    if head.E0s is None or elements <= set(known):
+        if known:
+            where = f"{head.name}{path}: the IsolatedAtom frames"
+            atomic_energies.check_complete(known, elements, where)
+        elif frames and not head.statistics:
+            raise InputError(
+                f"{path}: has no isolated atoms to take atomic energies from; give --E0s "
+                "average, --E0s '{1: -13.6, …}', or frames with config_type=IsolatedAtom"
+            )
+    found = None if head.E0s is None else atomic_energies.parse(head.E0s, f"{head.name}--E0s")
+    if isinstance(found, dict):
+        atomic_energies.check_complete({**found, **known}, elements, f"{head.name}--E0s")
+    elif found not in (None, atomic_energies.AVERAGE) and args.foundation_model is None:
+        raise InputError(f"--E0s {found} needs --foundation_model; give --E0s average")
+    if known and found is not None and not head.replay:
+        names = ", ".join(chemical_symbols[z] for z in sorted(known))
+        logging.warning(
+            f"{head.name}--E0s does not count for {names}: {path} has IsolatedAtom frames of them"
         )
 
 
 def _check_file(
-    path: str, settings: dict[str, Any], engine: Electrostatics
+    path: str, rules: LabelRules, engine: Electrostatics
 ) -> tuple[list[Atoms], Counter[str]]:
-    """Check a file; returns its frames, none for HDF5 and LMDB, and how many have each label."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file")
+    """Check a file; returns its frames and how many of them have each label with a weight."""
     counts: Counter[str] = Counter()
-    if not check_path_ase_read(path):
-        return [], counts
     missing: dict[str, list[int]] = {}
     frames = read_structures(path)
     for number, atoms in enumerate(frames):
         where = f"{path}: frame {number}"
         check_structure(atoms, where, engine=engine)
-        for label in _missing_labels(atoms, settings, where):
-            missing.setdefault(label, []).append(number)
-        counts.update(check_labels(atoms, settings["labels"], settings["constrained"], where))
+        found = check_frame(atoms, rules, where)
+        counts.update(list(found.values))
+        for name in found.missing:
+            missing.setdefault(name, []).append(number)
     if missing:
-        parts = [
-            f"{label} in {len(numbers)} of {len(frames)} frames (first: {numbers[0]})"
-            for label, numbers in missing.items()
-        ]
-        raise InputError(
-            f"{path}: lacks {' and '.join(parts)}; name the labels with --energy_key and "
-            "--forces_key, or give such frames config_energy_weight=0 or config_forces_weight=0"
-        )
+        raise InputError(f"{path}: {missing_labels(missing, frames, rules)}")
     return frames, counts
 
 
-def _missing_labels(atoms: Atoms, settings: dict[str, Any], where: str) -> list[str]:
-    """Labels a frame should have and lacks.
+def missing_labels(missing: dict[str, list[int]], frames: list[Atoms], rules: LabelRules) -> str:
+    """What to tell a user whose frames lack labels.
 
-    Raises:
-        InputError: a label that is there but holds NaN or has the wrong shape.
+    Args:
+        missing: numbers of frames by label.
+        frames: of the file.
+        rules: what was asked.
     """
-    missing = []
-    results = atoms.calc.results if atoms.calc is not None else {}
-    key = settings["energy_key"]
-    if settings["needs_energy"] and atoms.info.get("config_energy_weight", 1.0) > 0:
-        # ASE moves a label named "energy" or "forces" into a calculator.
-        energy = results.get("energy") if key == "energy" else atoms.info.get(key)
-        if energy is None:
-            missing.append(f"the energy '{key}'")
-        elif np.shape(energy) != () or not np.isfinite(float(energy)):
-            raise InputError(f"{where}: the energy '{key}' is {energy}, not one finite number")
-    key = settings["forces_key"]
-    if (
-        settings["needs_forces"]
-        and not is_isolated_atom(atoms)
-        and atoms.info.get("config_forces_weight", 1.0) > 0
-    ):
-        forces = results.get("forces") if key == "forces" else atoms.arrays.get(key)
-        if forces is None:
-            missing.append(f"the forces '{key}'")
-        elif np.shape(forces) != (len(atoms), 3) or not np.isfinite(forces).all():
-            raise InputError(
-                f"{where}: the forces '{key}' must be [{len(atoms)}, 3] finite numbers"
-            )
-    return missing
+    parts = [
+        f"the {name} '{rules.keys[name]}' in {len(numbers)} of {len(frames)} frames (first: "
+        f"{numbers[0]})"
+        for name, numbers in missing.items()
+    ]
+    first = min(numbers[0] for numbers in missing.values())
+    flags = " and ".join(f"--{name}_key" for name in missing)
+    weights = " or ".join(f"config_{name}_weight=0" for name in missing)
+    return (
+        f"lacks {' and '.join(parts)}; name the labels with {flags} (frame {first} has "
+        f"{names_in(frames[first])}), or give such frames {weights}"
+    )

@@ -266,6 +266,7 @@ def keep_one_head(model: MultipoleMACE, name: str | None, remove: Any) -> Multip
     backbone = remove(model.short_range(), name)
     out = MultipoleMACE.from_mace(backbone, model.long_range_options)
     out.multipole_readouts = model.multipole_readouts
+    out.trained_on = model.trained_on
     if hasattr(model, "raw_permittivity"):
         out.raw_permittivity = model.raw_permittivity
     return out

@@ -1,42 +1,89 @@
-"""The loss of electrical labels, added to upstream's of energies, forces and stress."""
+"""The loss of a training: upstream's of the labels that count, and that of electrical labels."""
 
 from __future__ import annotations
 
 import torch
+from mace import modules
 from mace.modules.loss import reduce_loss
 from mace.tools import TensorDict
 from mace.tools.torch_geometric import Batch
 from torch import Tensor
 
+# Weights that some of upstream's losses do not look at: config_weight alone, or that of the label
+# (0 where there is none) as well.
+_CONFIG, _BOTH = ("weight",), ("weight", "label")
+_IGNORED: dict[type, dict[str, tuple[str, ...]]] = {
+    modules.UniversalLoss: {name: _CONFIG for name in ("energy", "forces", "stress")},
+    modules.WeightedHuberEnergyForcesStressLoss: {
+        name: _BOTH for name in ("energy", "forces", "stress")
+    },
+    modules.WeightedEnergyForcesL1L2Loss: {"forces": _BOTH},
+}
+
 
 class ElectricalLoss(torch.nn.Module):
-    """A loss plus weighted squared errors of dipoles, polarizabilities, Born and total charges.
+    """Upstream's loss plus weighted squared errors of dipoles, polarizabilities and charges.
 
-    Each is a mean over the structures of a batch, zero where a structure has no label: of the
-    squared components of the dipole (e Å)², the polarizability (e² Å²/eV)² and the total charge
-    e², divided by the number of atoms; of Born charges e² the mean over atoms and components.
-    Weights of structures and labels (config_weight, config_dipole_weight, …) multiply them.
+    In the losses of upstream that do not know a weight (universal, huber, l1l2energyforces) errors
+    are multiplied by it before they enter, so that a label of weight 0 counts for nothing.
+
+    Each of the electrical terms is a mean over the structures of a batch, zero where a structure
+    has no label: of the squared components of the dipole (e Å)², the polarizability (e² Å²/eV)²
+    and the total charge e², divided by the number of atoms; of Born charges e² the mean over atoms
+    and components. Weights of structures and labels (config_weight, config_dipole_weight, …)
+    multiply them.
 
     Args:
         base: upstream's loss.
         weights: by name of the label.
     """
 
-    def __init__(self, base: torch.nn.Module, weights: dict[str, float]) -> None:
+    def __init__(self, base: torch.nn.Module, weights: dict[str, float] | None = None) -> None:
         super().__init__()
         self.base = base
-        self.weights = weights
+        self.weights = weights or {}
+        self._ignored = _IGNORED.get(type(base), {})
 
     def forward(self, ref: Batch, pred: TensorDict, ddp: bool | None = None) -> Tensor:
-        total = self.base(ref=ref, pred=pred, ddp=ddp)
+        exact_energies(ref)
+        total = self.base(ref=ref, pred=self._weighted(ref, pred), ddp=ddp)
         for name, weight in self.weights.items():
             if weight > 0:
                 total = total + weight * reduce_loss(squared_errors(ref, pred, name), ddp)
         return total
 
+    def _weighted(self, ref: Batch, pred: TensorDict) -> TensorDict:
+        """Predictions whose errors are multiplied by the weights that the loss does not know."""
+        out = dict(pred)
+        for name, unknown in self._ignored.items():
+            if pred.get(name) is None:
+                continue
+            factor = ref.weight
+            if "label" in unknown:
+                factor = factor * ref[f"{name}_weight"].view(-1)
+            if name == "forces":
+                factor = factor[ref.batch]
+            label, predicted = ref[name], pred[name]
+            factor = factor.view(-1, *([1] * (predicted.dim() - 1)))
+            scaled = label + factor * (predicted - label)
+            out[name] = torch.where(factor == 1.0, predicted, scaled)
+        return out
+
     def __repr__(self) -> str:
+        if not self.weights:
+            return repr(self.base)
         extra = ", ".join(f"{name}_weight={weight:.3f}" for name, weight in self.weights.items())
         return f"{self.base!r} + {type(self).__name__}({extra})"
+
+
+def exact_energies(batch: Batch) -> None:
+    """Put the energies of a batch together from the parts that fit into single precision.
+
+    A total energy of 10⁵ eV has steps of 0.01 eV there; the model's is in double precision too.
+    """
+    rest = batch["energy_rest"] if "energy_rest" in batch.keys else None
+    if rest is not None and batch.energy.dtype != torch.float64:
+        batch.energy = batch.energy.double() + rest.view(-1).double()
 
 
 def squared_errors(ref: Batch, pred: TensorDict, name: str) -> Tensor:

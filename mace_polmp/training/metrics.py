@@ -9,11 +9,20 @@ import torch
 from mace.tools.train import MACELoss
 from prettytable import PrettyTable
 
-from mace_polmp.analysis.errors import QUANTITIES, ErrorMeasures
-from mace_polmp.training.loss import ElectricalLoss, label_pair
+from mace_polmp.analysis.errors import ErrorMeasures
+from mace_polmp.quantities import QUANTITIES
+from mace_polmp.training.loss import ElectricalLoss, exact_energies, label_pair
 
 UNITS = {name: QUANTITIES[name].unit for name in ("dipole", "polarizability", "born_charges")} | {
     "total_charge": "e"
+}
+
+
+# Lists of upstream's that hold a value for every structure or atom, by the label that they are of.
+_UNFILTERED = {
+    "energy": ("delta_es_per_atom",),
+    "virials": ("delta_virials_per_atom",),
+    "forces": ("fs",),
 }
 
 
@@ -28,7 +37,9 @@ class ElectricalMetrics(MACELoss):
             self.add_state(f"predicted_{name}", default=[], dist_reduce_fx="cat")
 
     def update(self, batch: Any, output: Any) -> None:
+        exact_energies(batch)
         super().update(batch, output)
+        self._leave_out_labels_that_do_not_count(batch)
         for name in self.labels:
             reference, predicted, weight = label_pair(batch, output, name)
             counted = batch.weight * weight > 0
@@ -36,6 +47,17 @@ class ElectricalMetrics(MACELoss):
                 counted = counted[batch.batch]
             getattr(self, f"reference_{name}").append(reference[counted].flatten())
             getattr(self, f"predicted_{name}").append(predicted[counted].detach().flatten())
+
+    def _leave_out_labels_that_do_not_count(self, batch: Any) -> None:
+        """Upstream counts missing energies per atom as 0 eV, virials and forces likewise."""
+        for name, lists in _UNFILTERED.items():
+            counted = batch.weight * batch[f"{name}_weight"].view(-1) > 0
+            if name == "forces":
+                counted = counted[batch.batch]
+            for entry in lists:
+                values = getattr(self, entry)
+                if values and values[-1].shape[:1] == counted.shape:
+                    values[-1] = values[-1][counted]
 
     def compute(self) -> tuple[float, dict[str, Any]]:
         loss, out = super().compute()

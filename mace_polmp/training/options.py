@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mace_polmp.analysis.errors import QUANTITIES
 from mace_polmp.errors import InputError
 from mace_polmp.modules.options import choose, option
+from mace_polmp.quantities import QUANTITIES
 
 ELECTRICAL_LABELS = ("dipole", "polarizability", "born_charges", "total_charge")
 """Targets of a training besides energy, forces and stress; each has a weight and a key."""

@@ -46,7 +46,7 @@ class Orientation:
     def _agreement(self, data: Data) -> float:
         charges = self._charges(data)
         expected = self._scale.to(charges)[data["node_attrs"].argmax(-1)]
-        return float((charges * (expected - expected.mean())).sum())
+        return float((charges.detach() * (expected - expected.mean())).sum())
 
     def _charges(self, data: Data) -> Tensor:
         try:

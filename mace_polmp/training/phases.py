@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from mace_polmp.errors import InputError
@@ -15,23 +16,22 @@ from mace_polmp.training.head_only import (
     cached_loader,
     frozen,
 )
+from mace_polmp.training.loop import Phase
 from mace_polmp.training.options import TrainingOptions
 
 Settings = dict[str, Any]
-Loop = Callable[..., None]
 
 HEAD_GROUP = "long_range"  # the optimizer's group of the head's parameters
 _MOST_GROWTH = 8  # epochs
 
 
-def run_phases(
-    loop: Loop, settings: Settings, training: TrainingOptions, scaled: float, seed: int
-) -> None:
-    """Run upstream's loop over epochs, on what is to be trained in each.
+def plan_phases(
+    settings: Settings, training: TrainingOptions, scaled: float, seed: int
+) -> list[Phase]:
+    """The phases of a run.
 
     Args:
-        loop: upstream's.
-        settings: its arguments.
+        settings: what upstream gives to its loop over epochs.
         training: what is trained when.
         scaled: by what a new head was scaled down.
         seed: of the directions of cached forces.
@@ -40,18 +40,11 @@ def run_phases(
         InputError: a phase of the head that leaves no epoch for everything.
     """
     swa, total = settings["swa"], settings["max_num_epochs"]
-    # Upstream keeps the best model of the epochs before stage two: at least one is left.
+    # The best model is kept of the epochs of everything before stage two: at least one is left.
     last = (total if swa is None else swa.start) - 1
-
-    def head_alone(part: Settings) -> None:
-        _train_head(loop, part, training, seed)
-
-    def growing(part: Settings) -> None:
-        _grow_head(loop, part, scaled)
-
+    everything = Phase(total, "", partial(_warming_up, settings, training.head_warmup_epochs))
     if training.training_mode == "head_only":
-        head_alone(settings)
-        return
+        return [Phase(total, "", partial(_head_alone, settings, training, seed))]
     if training.training_mode == "head_first":
         epochs = training.head_epochs or max(1, last // 4)
         if epochs > last:
@@ -59,17 +52,20 @@ def run_phases(
                 f"--head_epochs {epochs} leaves no epoch for everything, before stage two if there "
                 f"is one; give at most {last}"
             )
-        _first(epochs, "Training the long-range head alone", settings, head_alone)
+        alone = partial(_head_alone, settings, training, seed)
+        first = Phase(epochs, "Training the long-range head alone", alone)
     elif scaled < 1.0:
         wanted = training.head_growth_epochs
-        epochs = min(_MOST_GROWTH, total // 4) if wanted is None else wanted
-        _first(min(epochs, last), "The long-range head grows", settings, growing)
-    with _warming_up(settings, training.head_warmup_epochs):
-        loop(**settings)
+        epochs = min(min(_MOST_GROWTH, total // 4) if wanted is None else wanted, last)
+        growing = partial(_growing_head, settings, scaled, epochs)
+        first = Phase(epochs, "The long-range head grows", growing)
+    else:
+        return [everything]
+    return [first, Phase(total, "Training everything", everything.around)]
 
 
 @contextmanager
-def _warming_up(settings: Settings, epochs: int) -> Iterator[None]:
+def _warming_up(settings: Settings, epochs: int, done_epochs: int) -> Iterator[None]:
     """The head's learning rate rises in proportion to the steps made, to its own after so many.
 
     While the backbone knows nothing, gradients of the head belong to errors of hundreds of meV/Å
@@ -78,7 +74,7 @@ def _warming_up(settings: Settings, epochs: int) -> Iterator[None]:
     """
     optimizer, batches = settings["optimizer"], len(settings["train_loader"])
     groups = [g for g in optimizer.param_groups if g.get("name") == HEAD_GROUP]
-    steps, done = epochs * batches, settings["start_epoch"] * batches
+    steps, done = epochs * batches, done_epochs * batches
     if not groups or done >= steps:
         yield
         return
@@ -102,31 +98,28 @@ def _warming_up(settings: Settings, epochs: int) -> Iterator[None]:
             hook.remove()
 
 
-def _first(epochs: int, what: str, settings: Settings, phase: Callable[[Settings], None]) -> None:
-    """A phase of its own at the beginning; which epoch was the best is counted after it."""
-    if settings["start_epoch"] < epochs:
-        logging.info(f"{what}: epochs {settings['start_epoch']} to {epochs - 1}")
-        shorter = {"max_num_epochs": epochs, "swa": None, "patience": epochs + 1}
-        phase({**settings, **shorter})
-        settings["start_epoch"] = epochs
-        logging.info("Training everything")
-
-
-def _grow_head(loop: Loop, settings: Settings, scaled: float) -> None:
+@contextmanager
+def _growing_head(
+    settings: Settings, scaled: float, epochs: int, done_epochs: int
+) -> Iterator[None]:
     """The backbone is trained while the head grows to its natural size and is then held."""
-    model, epochs = settings["model"], settings["max_num_epochs"]
-    steps = epochs * len(settings["train_loader"]) // 2
-    done = settings["start_epoch"] * len(settings["train_loader"])
-    growth = Growth(model, scaled, steps, max(0, steps - done))
+    model, batches = settings["model"], len(settings["train_loader"])
+    steps = epochs * batches // 2
+    growth = Growth(model, scaled, steps, max(0, steps - done_epochs * batches))
     handle = settings["optimizer"].register_step_post_hook(growth)
     # Parameters of a distributed model cannot be frozen once it has been made.
     head = [] if settings["distributed"] else model.head_parameters()
-    with frozen(head):
-        loop(**settings)
-    handle.remove()
+    try:
+        with frozen(head):
+            yield
+    finally:
+        handle.remove()
 
 
-def _train_head(loop: Loop, settings: Settings, training: TrainingOptions, seed: int) -> None:
+@contextmanager
+def _head_alone(
+    settings: Settings, training: TrainingOptions, seed: int, done_epochs: int
+) -> Iterator[tuple[Any, Any] | None]:
     """The head is trained, on cached features of the backbone where that is possible."""
     model, directions = settings["model"], training.head_directions
     obstacles = {
@@ -137,14 +130,12 @@ def _train_head(loop: Loop, settings: Settings, training: TrainingOptions, seed:
     }
     stopping = [name for name, there in obstacles.items() if there]
     with frozen(backbone_parameters(model)):
+        loader = None
         if stopping:
             logging.info(f"Features are not cached with {stopping[0]}")
         elif directions > 0:
             loader = cached_loader(
                 model, settings["train_loader"], directions, seed, settings["device"]
             )
-            if loader is not None:
-                # Upstream's loop trains and evaluates this one in place of the model.
-                cached = CachedBackbone(model)
-                settings = {**settings, "train_loader": loader, "distributed_model": cached}
-        loop(**settings)
+        # Upstream's functions train and evaluate the one with cached features instead.
+        yield None if loader is None else (loader, CachedBackbone(model))

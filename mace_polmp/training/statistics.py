@@ -40,7 +40,7 @@ def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> PrettyTa
     values = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}
 
     table = PrettyTable()
-    table.field_names = ["element", "atoms", "charge / e", "|dipole| / e A", "alpha / e A^2/V"]
+    table.field_names = ["element", "atoms", "charge / e", "|dipole| / e A", "alpha / e^2 A^2/eV"]
     for index, number in enumerate(model.atomic_numbers.tolist()):
         mine = values["z"] == index
         if not mine.any():

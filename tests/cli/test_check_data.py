@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from mace_polmp.cli.main import main
 from mace_polmp.cli.run_train import main as run_train
+from mace_polmp.structures import as_slab
 from tests.cli.runs import flags, log_of, open_frames, periodic_frames, write_data
-from tests.helpers import wet_slab
+from tests.helpers import rock_salt, wet_slab
 
 pytestmark = pytest.mark.usefixtures("clean_state")
 
@@ -70,7 +72,7 @@ def test_it_agrees_with_the_checks_of_a_training(tmp_path, capsys):
     assert "--dipole_weight 100" not in text
     frames[3].info["total_charge"] = "plus one"
     text, _ = check(capsys, write_data(tmp_path, frames), code=1)
-    assert "frame 3: the total charge 'total_charge' is plus one, not one finite number" in text
+    assert "frame 3: the total charge 'total_charge' must be one finite number, got plus" in text
 
 
 def test_what_looks_odd(tmp_path, capsys):
@@ -143,3 +145,76 @@ def test_files_that_are_none(tmp_path, capsys, content):
         main(["check-data", str(path)])
     assert stopped.value.code == 1
     assert "bad.xyz: " in capsys.readouterr().err
+
+
+def test_vacuum_in_a_periodic_cell_is_seen(tmp_path, capsys):
+    """It names as_slab with the vacuum that the lattice needs, whatever axis it is along."""
+    frames = []
+    for axis in (2, 0):
+        atoms = rock_salt()
+        atoms.cell[axis, axis] += 9.0
+        atoms.info["REF_energy"] = 0.0
+        atoms.arrays["REF_forces"] = np.zeros((8, 3))
+        frames.append(atoms)
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "along axis 2 of frame 0 (in 2 frames)" in text
+    assert "as_slab(atoms, axis=2, vacuum=8)" in text
+    crystal = write_data(tmp_path, periodic_frames(2))
+    text, _ = check(capsys, crystal)
+    assert "vacuum in" not in text
+    slab = as_slab(frames[0], 2, vacuum=8.5)
+    assert (slab.pbc == [True, True, False]).all()
+    text, _ = check(capsys, write_data(tmp_path, [slab]))
+    assert "vacuum in" not in text and "problems" not in text
+
+
+def test_equal_problems_of_many_frames_are_one_line(tmp_path, capsys):
+    frames = open_frames(30)
+    for number, atoms in enumerate(frames[5:]):
+        atoms.info["REF_stress"] = np.ones(5) * number
+    text, _ = check(capsys, write_data(tmp_path, frames), code=1)
+    lines = text.partition("problems:")[2].partition("flags, once")[0].strip().splitlines()
+    assert len(lines) == 1
+    assert "frame 5: " in lines[0] and "(likewise frames 6, 7, 8" in lines[0]
+
+
+def test_charges_and_isolated_atoms(tmp_path, capsys):
+    """What is there is counted; what contradicts itself is a problem here as in a training."""
+    frames = open_frames(6)
+    frames[0].info["total_charge"] = 1.0
+    for energy in (-13.0, -14.0):
+        atom = Atoms("H", info={"REF_energy": energy, "config_type": "IsolatedAtom"})
+        frames.append(atom)
+    path = write_data(tmp_path, frames)
+    text, rows = check(capsys, path, code=1)
+    assert "1 e: 1 (2 frames say nothing: 0 e)" in rows["total charge (total_charge)"]
+    problem = "frame 7: is an IsolatedAtom of H with -14 eV, but frame 6 has -13 eV"
+    assert problem in text
+    with pytest.raises(SystemExit):
+        run_train(flags(tmp_path, model="MultipoleMACE", train_file=path, E0s=None))
+    assert "is an IsolatedAtom of H with -14 eV" in capsys.readouterr().err
+
+
+def test_energies_beyond_single_precision_are_said(tmp_path, capsys):
+    frames = open_frames(4)
+    for atoms in frames:
+        atoms.info["REF_energy"] -= 2e5
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "single precision has steps of 0.01" in text
+
+
+def test_a_wire_is_a_problem_and_no_traceback(tmp_path, capsys):
+    frames = periodic_frames(2)
+    frames[0].pbc = [True, False, False]
+    text, _ = check(capsys, write_data(tmp_path, frames), code=1)
+    assert "frame 0: has pbc T F F: a single periodic direction" in text
+    assert "flags, once that is mended:" in text
+
+
+def test_ions_get_constrained_charges(tmp_path, capsys):
+    """Also where all have the same charge."""
+    frames = open_frames(4)
+    for atoms in frames:
+        atoms.info["total_charge"] = -1.0
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "--constrain_charge softness" in text and "--conserve_charge" not in text

@@ -1,5 +1,6 @@
 """mace_eval_configs: upstream's output, and the multipoles."""
 
+import copy
 import sys
 
 import numpy as np
@@ -9,8 +10,9 @@ from ase.io import read, write
 from mace.modules import ScaleShiftMACE
 
 from mace_polmp.cli.eval_configs import main
-from mace_polmp.modules import LongRangeOptions
+from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.modules.born_charges import born_charges
+from mace_polmp.modules.io import write_model
 from tests.cli.runs import run_module, write_data
 from tests.helpers import (
     backbone_settings,
@@ -130,3 +132,63 @@ def test_total_charges_reach_a_model_that_is_constrained_to_them(tmp_path):
     assert run.returncode == 0, run.stderr
     sums = [atoms.arrays["MACE_charges"].sum() for atoms in read(tmp_path / "out.xyz", ":")]
     np.testing.assert_allclose(sums, [0, 1, -2], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "single.model", "single.safetensors"])
+def test_any_file_of_a_model_is_evaluated(files, monkeypatch, name):
+    """In the model's own precision unless another is asked for."""
+    _, data, output, frames = files
+    model = random_model()
+    write_model(copy.deepcopy(model).float() if "single" in name else model, output.parent / name)
+    run(monkeypatch, f"--model={output.parent / name}", f"--configs={data}", f"--output={output}")
+    digits = 1e-3 if "single" in name else 1e-6
+    for atoms, original in zip(read(output, ":"), frames, strict=True):
+        expected = float(evaluate(model, original)["energy"].detach())
+        assert atoms.info["MACE_energy"] == pytest.approx(expected, abs=digits)
+
+
+def test_total_charges_from_the_command(tmp_path):
+    """For structures that say nothing; one that says something else is refused."""
+    model = random_model(LongRangeOptions(constrain_charge="softness"))
+    torch.save(model, tmp_path / "m.model")
+    write_data(tmp_path, [salty_water()] * 2, "in.xyz")
+    arguments = ["--model", "m.model", "--configs", "in.xyz", "--output", "out.xyz"]
+    done = run_module("mace_polmp.cli.eval_configs", arguments, tmp_path)
+    assert "total charge 0 e of 2 of 2 structures: nothing given" in done.stderr + done.stdout
+    more = [*arguments, "--total_charge", "2"]
+    done = run_module("mace_polmp.cli.eval_configs", more, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "nothing given" not in done.stderr + done.stdout
+    sums = [atoms.arrays["MACE_charges"].sum() for atoms in read(tmp_path / "out.xyz", ":")]
+    np.testing.assert_allclose(sums, 2.0, atol=1e-6)
+    charged = salty_water()
+    charged.info["charge"] = 1
+    write_data(tmp_path, [charged], "in.xyz")
+    done = run_module("mace_polmp.cli.eval_configs", more, tmp_path)
+    assert done.returncode == 1 and done.stderr.strip().count("\n") == 0
+    assert "--total_charge 2" in done.stderr
+
+
+def test_of_several_heads_one_must_be_named(files, monkeypatch, capsys):
+    """Upstream takes the last without a word."""
+    _, data, output, frames = files
+    settings = backbone_settings() | dict(
+        atomic_energies=np.array([[-1.0] * 4, [-2.0] * 4]),
+        atomic_inter_scale=[1.0, 1.0],
+        atomic_inter_shift=[0.0, 0.0],
+    )
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    model = MultipoleMACE(**settings, heads=["one", "two"])
+    torch.set_default_dtype(previous)
+    torch.save(model, output.parent / "two.model")
+    command = [f"--model={output.parent}/two.model", f"--configs={data}", f"--output={output}"]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *command)
+    error = capsys.readouterr().err
+    assert "the model has several heads, one, two" in error and not output.exists()
+    energies = []
+    for head in ("one", "two"):
+        run(monkeypatch, *command, f"--head={head}")
+        energies.append(read(output, 0).info["MACE_energy"])
+    assert energies[0] - energies[1] != pytest.approx(0.0, abs=1e-3)

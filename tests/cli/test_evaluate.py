@@ -94,6 +94,14 @@ def test_missing_labels_are_left_out_and_keys_can_be_named(files, capsys):
     assert float(scaled["R2"]) < 0.5
 
 
+def test_a_pattern_names_several_models(files):
+    for seed in (0, 1):
+        torch.save(random_model(OPTIONS, seed=seed), files / f"c{seed}.model")
+    write(files / "data.xyz", labelled(files / "m.model", [salty_water()]))
+    rows = evaluate(files, "--model", files / "c*.model")
+    assert float(rows["energy", "meV/atom", "all"]["MAE"]) > 0
+
+
 def test_a_plain_mace_has_energies_forces_and_stress(files):
     frames = labelled(files / "m.model", [rattled(rock_salt(), seed, 0.05) for seed in range(2)])
     write(files / "data.xyz", frames)
@@ -113,6 +121,7 @@ def test_bad_input_is_refused(files, capsys):
     refused("data.xyz: no such file")
     write(files / "data.xyz", [salty_water()])
     refused("no frame has any of the labels REF_energy, REF_forces")
+    refused("--energy_key E: no frame of", "--energy_key", "E")
     atoms = salty_water()
     atoms.info["REF_dipole"] = [1.0, 2.0]
     write(files / "data.xyz", [atoms])

@@ -350,7 +350,11 @@ def test_charges_are_constrained_to_the_total_charge(tmp_path, charges):
         (dict(dipole_weight=1.0), {}, "none of 12 frames has the label 'REF_mu'"),
         (dict(dipole_weight=1.0, dipole_key="short"), dict(short=[1.0]), "must be [3] numbers"),
         (dict(born_charges_weight=1.0), dict(REF_born_charges=[1.0]), "must be [8, 3, 3] numbers"),
-        (dict(constrain_charge="softness"), dict(total_charge=1.0, charge=0.0), "'charge' is 0 e"),
+        (
+            dict(constrain_charge="softness"),
+            dict(total_charge=1.0, charge=0.0),
+            "['charge'] 0 e; both",
+        ),
         (dict(constrain_charge="softnes"), {}, "did you mean softness?"),
         (dict(epsilon_infinity=0.5), {}, "epsilon_infinity must be a number of 1 or more"),
         (dict(loss="energy_forces_dipole"), {}, "--loss energy_forces_dipole is not for"),

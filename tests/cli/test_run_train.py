@@ -12,6 +12,7 @@ from ase.io import write
 
 from mace_polmp.cli.run_train import asked_options, build_parser, main
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from mace_polmp.modules.inputs import double_e0s
 from mace_polmp.modules.io import load_model
 from tests.cli.runs import (
     flags,
@@ -205,7 +206,7 @@ def test_bad_foundation_models(tmp_path, capsys):
     for name, message in (
         ("other_cutoff", "--r_max 3.5: the foundation model has a cutoff of 4 Ang"),
         ("few", "few.model: does not know Cl of the training data"),
-        ("linear", "linear.model: holds a Linear, not a ScaleShiftMACE"),
+        ("linear", "linear.model: holds a Linear, which is not a MACE model"),
         ("text", "text.model: not a model file"),
         ("none", "none.model: no such file"),
     ):
@@ -227,6 +228,35 @@ def test_several_training_files(tmp_path):
     heads = {"Default": {"train_file": [str(a), str(b)], "E0s": "average"}}
     train(tmp_path, heads=repr(heads))
     assert "train=8, valid=4" in log_of(tmp_path)
+
+
+def test_heads_with_their_own_energies_and_keys(tmp_path, capsys):
+    """Energies of atoms as numbers or averages, and labels under other names, by head."""
+    frames = open_frames(8)
+    other = [atoms.copy() for atoms in frames]
+    for atoms in other:
+        atoms.info["pbe"] = atoms.info.pop("REF_energy")
+        atoms.arrays["pbe_forces"] = atoms.arrays.pop("REF_forces")
+    a = write_data(tmp_path, frames, "a.xyz")
+    b = write_data(tmp_path, other, "b.xyz")
+    heads = {
+        "one": {"train_file": str(a), "E0s": {"H": -1.0, 8: -2.0, "Cl": -3.0}},
+        "two": {"train_file": str(b), "info_keys": {"energy": "pbe"}, "forces_key": "pbe_forces"},
+    }
+    model = train(tmp_path, heads=repr(heads), max_num_epochs=1)
+    energies = model.atomic_energies_fn.atomic_energies
+    torch.testing.assert_close(energies[0], torch.tensor([-1.0, -2.0, -3.0]).to(energies))
+    counts = np.array([[(atoms.numbers == z).sum() for z in (1, 8, 17)] for atoms in frames])
+    mean = np.mean([atoms.info["REF_energy"] for atoms in frames])
+    assert abs((counts.mean(0) @ energies[1].double().numpy()) - mean) < 0.1 * abs(mean)
+    for wrong, message in (
+        ({"trainfile": "a"}, "one has 'trainfile', which is no setting of a head"),
+        ({"train_file": str(a), "total_charge_key": "Q"}, "is at 'Q', but a model remembers one"),
+    ):
+        arguments = flags(tmp_path / "w", model="MultipoleMACE", heads=repr({"one": wrong}))
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
 
 
 def test_slabs_and_other_boundaries_together(tmp_path):
@@ -340,7 +370,10 @@ def spoilt(**changes):
 BAD_DATA = {
     "no energies": (spoilt(lacking="REF_energy"), "lacks the energy 'REF_energy' in 12 of 12"),
     "no forces": (spoilt(lacking="REF_forces"), "lacks the forces 'REF_forces' in 12 of 12"),
-    "energy NaN": (spoilt(energy=float("nan")), "frame 1: the energy 'REF_energy' is nan"),
+    "energy NaN": (
+        spoilt(energy=float("nan")),
+        "frame 1: the energy 'REF_energy' must be one finite number, got nan",
+    ),
     "position NaN": (spoilt(position=np.nan), "frame 1: positions hold NaN"),
     "coincident": (spoilt(coincident=True), "frame 1: atoms 0 and 1 are closer"),
     "singular": (spoilt(pbc=True), "frame 1: has pbc T T T and a singular cell"),
@@ -414,3 +447,40 @@ def test_isolated_atoms_and_frames_without_weight_need_no_forces(tmp_path):
 
     args = build_parser().parse_args(flags(tmp_path, train_file=data))
     check_training_data(args, LongRangeOptions(), TrainingOptions())
+
+
+@pytest.mark.parametrize("where", ["type weights", "validation"])
+def test_data_in_which_nothing_counts_are_refused(tmp_path, capsys, where):
+    """A loss of 0 from the first epoch on is no training."""
+    frames = open_frames()
+    for atoms in frames:
+        atoms.info["config_type"] = "cluster"
+    changes = dict(train_file=write_data(tmp_path, frames))
+    if where == "validation":
+        for atoms in frames[:3]:
+            atoms.info["config_weight"] = 0.0
+        changes["valid_file"] = write_data(tmp_path, frames[:3], "valid.xyz")
+        changes["valid_fraction"] = None
+    else:
+        changes["config_type_weights"] = "{'cluster': 0.0}"
+        changes["E0s"] = {1: -13.0, 8: -400.0, 11: -100.0, 17: -300.0}
+    with pytest.raises(SystemExit) as stopped:
+        main(flags(tmp_path, model="MultipoleMACE", **changes))
+    assert stopped.value.code == 1
+    kind = "validation (Default)" if where == "validation" else "training"
+    assert f"no label of the {kind} structures has a weight" in capsys.readouterr().err
+    assert not (tmp_path / "m.model").exists()
+
+
+def test_atomic_energies_keep_their_digits_in_single_precision(tmp_path):
+    """Of 500000 eV single precision holds steps of 0.03 eV."""
+    energies = {1: -13.0, 8: -400.0, 11: -100.0, 17: -500000.0123}
+    frames = open_frames()
+    for atoms in frames:
+        atoms.info["REF_energy"] += -499700.0123 * list(atoms.numbers).count(17)
+    data = write_data(tmp_path, frames)
+    changes = dict(model="MultipoleMACE", train_file=data, max_num_epochs=1, E0s=energies)
+    main(flags(tmp_path, default_dtype="float32", **changes))
+    model = load_model(tmp_path / "m.model")
+    assert next(model.parameters()).dtype == torch.float32
+    assert double_e0s(model).view(-1)[-1].item() == pytest.approx(-500000.0123, abs=1e-6)

@@ -163,9 +163,9 @@ def test_several_starts_train_in_stages_and_the_best_one_is_evaluated(tmp_path):
     done = {n: sorted(p.name for p in folder.glob(f"start{n}/*.done")) for n in (0, 1)}
     assert done == {chosen: ["stage1.done", "stage2.done"], 1 - chosen: ["stage1.done"]}
     assert json.loads((folder / "result_test.json").read_text())["epochs"] == 3
-    (path,) = folder.glob(f"start{chosen}/checkpoints/*.pt")
+    (path,) = folder.glob(f"start{chosen}/checkpoints/*_epoch-2.pt")
     schedule = torch.load(path, weights_only=False)["lr_scheduler"]
-    assert schedule["gamma"] == 0.5 and schedule["last_epoch"] == 2
+    assert schedule["gamma"] == 0.5 and schedule["last_epoch"] == 3
 
 
 def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):

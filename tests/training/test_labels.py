@@ -1,16 +1,21 @@
 """Electrical labels: what counts in the loss, what is refused."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from mace import modules
 from mace.data import AtomicData, KeySpecification, config_from_atoms
 from mace.modules import WeightedEnergyForcesLoss
 from mace.tools import AtomicNumberTable, torch_geometric
 
 from mace_polmp.errors import InputError
-from mace_polmp.training.labels import check_labels, check_presence, complete, with_labels
+from mace_polmp.labels import LabelRules, check_frame, complete, weight_of, with_labels
+from mace_polmp.training.labels import check_presence
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
@@ -19,6 +24,7 @@ from tests.helpers import ELEMENTS, evaluate, random_model, rock_salt, salty_wat
 WEIGHTS = dict(dipole=2.0, polarizability=3.0, born_charges=5.0, total_charge=7.0)
 OPTIONS = TrainingOptions(**{f"{name}_weight": weight for name, weight in WEIGHTS.items()})
 KEYS = {name: OPTIONS.key(name) for name in WEIGHTS}
+RULES = LabelRules(used=frozenset({"energy", "forces", *WEIGHTS}))
 
 
 def labelled(atoms, seed=0, **changes):
@@ -29,7 +35,8 @@ def labelled(atoms, seed=0, **changes):
     atoms.arrays["REF_forces"] = random.normal(size=(len(atoms), 3))
     if not atoms.pbc.any():
         atoms.info["REF_dipole"] = random.normal(size=3)
-        atoms.info["REF_polarizability"] = random.normal(size=9)
+        alpha = random.normal(size=(3, 3))
+        atoms.info["REF_polarizability"] = (alpha + alpha.T).ravel()
     born = random.normal(size=(len(atoms), 3, 3))
     atoms.arrays["REF_born_charges"] = (born - born.mean(0)).reshape(-1, 9)
     for name, value in changes.items():
@@ -43,7 +50,7 @@ def labelled(atoms, seed=0, **changes):
 def graph(atoms, model):
     specification = KeySpecification(
         info_keys={name: KEYS[name] for name in ("dipole", "polarizability", "total_charge")}
-        | {"energy": "REF_energy"},
+        | {"energy": "REF_energy", "stress": "REF_stress"},
         arrays_keys={"forces": "REF_forces"},
     )
     atoms = with_labels(atoms, KEYS)
@@ -96,6 +103,47 @@ def test_the_loss_is_what_it_says_and_masks_what_is_missing(double):
     assert "dipole_weight=2.000" in repr(loss) and "forces_weight=10.000" in repr(loss)
 
 
+LOSSES = {
+    "weighted": lambda: modules.WeightedEnergyForcesLoss(1.0, 10.0),
+    "stress": lambda: modules.WeightedEnergyForcesStressLoss(1.0, 10.0, 5.0),
+    "huber": lambda: modules.WeightedHuberEnergyForcesStressLoss(1.0, 10.0, 5.0, huber_delta=0.01),
+    "universal": lambda: modules.UniversalLoss(1.0, 10.0, 5.0, huber_delta=0.01),
+    "l1l2energyforces": lambda: modules.WeightedEnergyForcesL1L2Loss(1.0, 10.0),
+}
+LABEL_NAMES = ("energy", "forces", "stress")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_knows_the_weights_of_structures_and_labels(double, name):
+    """What has no weight counts for nothing, whatever its label says; with it, it counts."""
+    model = random_model()
+    loss = ElectricalLoss(LOSSES[name]())
+
+    def value(wrong, **weights):
+        good = labelled(rock_salt(), 1, config_weight=1.0)
+        other = labelled(rock_salt(), 2, **weights)
+        for atoms in (good, other):
+            atoms.info["REF_stress"] = np.full(9, 0.02)
+        if wrong:
+            other.info.update(REF_energy=50.0, REF_stress=np.full(9, -3.0))
+            other.arrays["REF_forces"] = other.arrays["REF_forces"] + 30.0
+        batch = torch_geometric.Batch.from_data_list([graph(a, model) for a in (good, other)])
+        return float(loss(batch, model(batch.to_dict(), compute_stress=True)).detach())
+
+    without = dict.fromkeys([f"config_{label}_weight" for label in LABEL_NAMES], 0.0)
+    for weights in ({"config_weight": 0.0}, without):
+        assert value(False, **weights) == pytest.approx(value(True, **weights), rel=1e-12)
+    counted = [value(True, config_weight=weight) for weight in (0.0, 0.5, 1.0)]
+    assert counted[0] < counted[1] < counted[2]
+    # Of weight 1 everywhere the loss is upstream's to the last bit.
+    frames = [labelled(rock_salt(), 1), labelled(rock_salt(), 2)]
+    for atoms in frames:
+        atoms.info["REF_stress"] = np.full(9, 0.02)
+    batch = torch_geometric.Batch.from_data_list([graph(atoms, model) for atoms in frames])
+    out = model(batch.to_dict(), compute_stress=True)
+    assert torch.equal(loss(batch, out), LOSSES[name]()(batch, out))
+
+
 def test_errors_are_those_of_the_labelled_values(double):
     model = random_model()
     frames = [labelled(salty_water(), 1), labelled(rock_salt(), 2), labelled(wet_slab(), 3)]
@@ -141,9 +189,17 @@ def test_weights_of_the_stages():
         (dict(REF_dipole=[1.0, 2.0]), r"dipole must be \[3\] numbers, got \[2\]"),
         (dict(REF_polarizability=np.full(9, np.nan)), "polarizability holds NaN"),
         (dict(REF_born_charges=np.zeros((7, 3))), r"born_charges must be \[7, 3, 3\]"),
-        (dict(total_charge="plus"), "'total_charge' is plus, not one finite number"),
+        (dict(total_charge="plus"), "'total_charge' must be one finite number, got plus"),
         (dict(total_charge=1.0), "is 1 e, but its Born charges sum to .*0.00 e"),
-        (dict(charge=1.0), "is 0 e, but 'charge' is 1 e"),
+        (dict(charge=1.0), "'total_charge'. is 0 e and info.'charge'. 1 e; both mean"),
+        (dict(config_weight=-1), "config_weight must be one number of 0 or more, got -1"),
+        (dict(config_dipole_weight="much"), "config_dipole_weight must be one number of 0 or more"),
+        (dict(REF_stress=np.eye(3)[:2]), r"stress must be \[3, 3\] numbers, got \[2, 3\]"),
+        (dict(REF_stress=np.arange(9.0)), "stress is not symmetric"),
+        (dict(REF_forces=np.zeros((3, 8))), r"forces must be \[8, 3\] numbers, got \[3, 8\]"),
+        (dict(REF_energy=True), "'REF_energy' must be one finite number, got True; the key has no"),
+        (dict(REF_energy="-3.25D+00"), "must be one finite number, got -3.25D.00; write exponents"),
+        (dict(REF_energy="1_000"), "must be one finite number, got 1_000"),
         (dict(pbc=True), r"has a label of dipole .* is periodic"),
     ],
 )
@@ -154,7 +210,7 @@ def test_wrong_and_contradictory_labels(changes, message):
         atoms.set_cell([10, 10, 10])
         atoms.pbc = True
     with pytest.raises(InputError, match=message):
-        check_labels(atoms, KEYS, False, "frame 3")
+        check_frame(atoms, RULES, "frame 3")
 
 
 def test_labels_without_weight_and_charged_slabs():
@@ -162,12 +218,50 @@ def test_labels_without_weight_and_charged_slabs():
     atoms.set_cell([20, 20, 20])
     atoms.pbc = True
     del atoms.info["REF_polarizability"]
-    assert check_labels(atoms, KEYS, False, "frame") == {"born_charges", "total_charge"}
+    counted = {"energy", "forces", "born_charges", "total_charge"}
+    assert set(check_frame(atoms, RULES, "frame").values) == counted
     slab = labelled(wet_slab(), total_charge=1.0, REF_born_charges=None)
-    keys = {"total_charge": "total_charge"}
-    assert check_labels(slab, keys, False, "frame") == {"total_charge"}
+    assert set(check_frame(slab, RULES, "frame").values) == counted - {"born_charges"}
     with pytest.raises(InputError, match="is 1 e, and the structure a slab"):
-        check_labels(slab, keys, True, "frame")
+        check_frame(slab, replace(RULES, constrained=True), "frame")
+
+
+def test_labels_of_weight_zero_are_left_out_whatever_they_are():
+    """One mask: what does not count is not checked, not needed, and not in the configuration."""
+    atoms = labelled(salty_water(), REF_energy=np.nan, config_energy_weight=0)
+    found = check_frame(atoms, RULES, "frame")
+    assert "energy" not in found.values and not found.missing
+    assert "REF_energy" not in with_labels(atoms, RULES.keys).info
+    atoms = labelled(salty_water(), REF_energy=None)
+    assert check_frame(atoms, RULES, "frame").missing == ["energy"]
+    atoms.info["config_weight"] = 0.0
+    found = check_frame(atoms, RULES, "frame")
+    assert not found.values and not found.missing
+    assert (
+        weight_of(labelled(salty_water(), config_weight=0.5, config_energy_weight=4), "energy") == 2
+    )
+
+
+def test_forces_of_fixed_atoms_are_those_of_the_file():
+    """ASE puts zeros there when it is asked for forces."""
+    atoms = labelled(salty_water())
+    forces = atoms.arrays.pop("REF_forces")
+    atoms.calc = SinglePointCalculator(atoms, forces=forces, energy=1.0)
+    atoms.set_constraint(FixAtoms([0, 3]))
+    assert not atoms.get_forces()[0].any()
+    found = with_labels(atoms, {"forces": "forces", "energy": "energy"})
+    np.testing.assert_array_equal(found.arrays["forces"], forces)
+    assert found.info["energy"] == 1.0
+
+
+def test_what_was_checked_is_what_upstream_gets():
+    atoms = with_labels(labelled(salty_water()), KEYS | {"energy": "REF_energy"})
+    specification = KeySpecification(info_keys={"energy": "REF_energy"}, arrays_keys={})
+    config = config_from_atoms(atoms, specification)
+    complete(config, atoms, {"energy": "REF_energy"})
+    config.properties["energy"] = 1.0
+    with pytest.raises(RuntimeError, match="mace-torch made 1.0 of the label 'REF_energy' 0.0"):
+        complete(config, atoms, {"energy": "REF_energy"})
 
 
 def test_labels_that_nobody_has():
@@ -179,10 +273,15 @@ def test_labels_that_nobody_has():
 
 def test_labels_that_ase_moved_are_found():
     """A dipole under ASE's own name ends up in a calculator when a file is read."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-
     atoms = salty_water()
     atoms.calc = SinglePointCalculator(atoms, dipole=np.array([1.0, 2.0, 3.0]))
     found = with_labels(atoms, {"dipole": "dipole"})
     np.testing.assert_array_equal(found.info["dipole"], [1.0, 2.0, 3.0])
     assert "dipole" not in atoms.info
+
+
+@pytest.mark.parametrize("value", ["0 0 1", np.array([1.0, 0.0, 0.0]), -1.0, "much", True])
+def test_a_weight_is_one_number(value):
+    atoms = labelled(salty_water(), config_dipole_weight=value)
+    with pytest.raises(InputError, match="frame 2: config_dipole_weight must be one number"):
+        check_frame(atoms, RULES, "frame 2")

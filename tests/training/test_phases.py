@@ -9,7 +9,7 @@ import torch
 
 from mace_polmp.errors import InputError
 from mace_polmp.training.options import TrainingOptions
-from mace_polmp.training.phases import HEAD_GROUP, run_phases
+from mace_polmp.training.phases import HEAD_GROUP, plan_phases
 
 BATCHES, RATE, HEAD_RATE = 3, 0.1, 0.5
 
@@ -25,8 +25,8 @@ def travelled(epochs: int, start_epoch: int = 0, **options: Any) -> tuple[list[f
     )
     steps: tuple[list[float], list[float]] = ([], [])
 
-    def loop(start_epoch: int, max_num_epochs: int, **_: Any) -> None:
-        for _ in range((max_num_epochs - start_epoch) * BATCHES):
+    def train(n_epochs: int) -> None:
+        for _ in range(n_epochs * BATCHES):
             before = backbone.item(), head.item()
             backbone.grad = head.grad = -torch.ones(())
             optimizer.step()
@@ -38,11 +38,12 @@ def travelled(epochs: int, start_epoch: int = 0, **options: Any) -> tuple[list[f
         "model": None,
         "optimizer": optimizer,
         "train_loader": [None] * BATCHES,
-        "start_epoch": start_epoch,
         "max_num_epochs": epochs,
         "swa": None,
     }
-    run_phases(loop, settings, TrainingOptions(**options), 1.0, 1)
+    (phase,) = plan_phases(settings, TrainingOptions(**options), 1.0, 1)
+    with phase.around(start_epoch):
+        train(phase.last_epoch - start_epoch)
     return steps
 
 

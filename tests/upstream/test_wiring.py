@@ -1,4 +1,4 @@
-"""The seams: every replaced name is checked, and put back."""
+"""The wiring to mace-torch: every replaced name is checked, and put back."""
 
 import importlib
 
@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 from mace.cli import run_train as upstream
 
-from mace_polmp.training import seams
+from mace_polmp.upstream import training
+from mace_polmp.upstream.data import own_graphs
+from mace_polmp.upstream.names import replaced
 
 
 def test_a_missing_name_is_reported_with_the_tested_versions(monkeypatch):
     monkeypatch.delattr(upstream, "get_params_options")
     with pytest.raises(ImportError, match=r">=0\.3\.16,<0\.4.*run_train\.get_params_options"):
-        importlib.reload(seams)
+        importlib.reload(training)
     monkeypatch.undo()
-    importlib.reload(seams)
+    importlib.reload(training)
 
 
 def test_replaced_functions_come_back_after_an_error():
     original = upstream.configure_model
-    with pytest.raises(RuntimeError), seams._replaced(upstream, configure_model=print):
+    with pytest.raises(RuntimeError), replaced(upstream, configure_model=print):
         assert upstream.configure_model is print
         raise RuntimeError
     assert upstream.configure_model is original
@@ -40,7 +42,7 @@ def test_slabs_keep_their_cells_during_a_run():
     original = atomic_data.get_neighborhood
     assert cell(wet_slab())[2, 2] > 50
     outside = [cell(atoms) for atoms in (rock_salt(), salty_water())]
-    with seams._cells_of_slabs():
+    with own_graphs():
         np.testing.assert_allclose(cell(wet_slab()), wet_slab().cell.array, rtol=1e-6)
         for before, atoms in zip(outside, (rock_salt(), salty_water()), strict=True):
             np.testing.assert_array_equal(cell(atoms), before)

@@ -1,0 +1,410 @@
+"""One training of a MultipoleMACE: what is done in place of upstream's functions, and when.
+
+Each method that upstream/training.py puts in the place of a function of the same name takes that
+function as its first argument and calls it, where it does not say otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ase import Atoms
+from mace.tools import torch_geometric
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import ConcatDataset
+
+from mace_polmp.errors import InputError
+from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.record import TrainingRecord
+from mace_polmp.repeatable import repeatable
+from mace_polmp.training import atomic_energies
+from mace_polmp.training.checkpoints import CheckpointHandler
+from mace_polmp.training.fine_tuning import (
+    check_carried_over,
+    check_cutoff,
+    inherit,
+    keep_one_head,
+    sample,
+    start_from,
+    start_small,
+)
+from mace_polmp.training.lbfgs import PreconditionedLBFGS
+from mace_polmp.training.loop import TrainingLoop, Upstream
+from mace_polmp.training.loss import ElectricalLoss
+from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
+from mace_polmp.training.options import TrainingOptions
+from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
+from mace_polmp.training.phases import HEAD_GROUP, plan_phases
+from mace_polmp.training.statistics import log_head
+from mace_polmp.upstream import training as upstream
+from mace_polmp.upstream.data import own_labels
+
+_DEFAULT_R_MAX = 5.0
+
+# Learning rate of the head of a model that starts from nothing, in units of the backbone's, and its
+# limit: charges must become large before the backbone has learned to do without.
+_NEW_HEAD, _FASTEST = 5.0, 0.05
+
+Original = Callable[..., Any]
+
+
+def train(
+    args: argparse.Namespace,
+    asked: dict[str, Any],
+    training: TrainingOptions,
+    record: TrainingRecord,
+    facts: dict[str, Any],
+    notes: list[str],
+    frames: dict[str, list[Atoms]],
+    after_evaluation: Callable[[torch.nn.Module, dict[str, Any]], None],
+) -> None:
+    """Run upstream's training on a MultipoleMACE.
+
+    Args:
+        args: upstream's arguments, with model "MultipoleMACE".
+        asked: settings of the head that were asked for.
+        training: labels and what is trained when.
+        record: what the model is to remember of its training.
+        facts: what checkpoints hold besides: the settings that a restart is compared with.
+        notes: lines for the log on what a restart changes.
+        frames: structure files that were read already.
+        after_evaluation: called with the trained model and the loaders of training and
+            validation data, for each stage of the training.
+
+    Raises:
+        InputError: a loss or weights that become NaN, or what only upstream's reading finds.
+    """
+    session = _Session(asked, training, args, record, facts, notes, after_evaluation)
+    if args.r_max is None:
+        args.r_max = _DEFAULT_R_MAX
+    keys = {name: training.key(name) for name in training.used}
+    keys["total_charge"] = training.key("total_charge")
+    with own_labels(keys, frames), repeatable(args.device):
+        upstream.run(args, session, ElectricalMetrics)
+
+
+class _Session:
+    """What stands in for upstream's functions in one training.
+
+    Args:
+        asked, training, record, facts, notes, after_evaluation: as of train.
+        args: upstream's arguments, with the cutoff that was asked for or None.
+    """
+
+    def __init__(
+        self,
+        asked: dict[str, Any],
+        training: TrainingOptions,
+        args: argparse.Namespace,
+        record: TrainingRecord,
+        facts: dict[str, Any],
+        notes: list[str],
+        after_evaluation: Callable[[torch.nn.Module, dict[str, Any]], None],
+    ) -> None:
+        self._asked = asked
+        self._training = training
+        self._args = args
+        self._r_max = args.r_max
+        self._record = record
+        self._facts = facts
+        self._notes = notes
+        self._after_evaluation = after_evaluation
+        self._scaled = 1.0  # factor by which a new head was made smaller
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._metrics: dict[int, dict[str, Any]] = {}  # by id of the loader
+        self._isolated: dict[int, dict[int, float]] = {}  # E0s by id of the training data
+
+    # Data.
+
+    def get_dataset_from_xyz(self, original: Original, **named: Any) -> Any:
+        """Structures, and energies of isolated atoms if they are those of all elements."""
+        collections, energies = original(**named)
+        elements = {
+            int(z)
+            for configs in (collections.train, collections.valid)
+            for config in configs
+            for z in config.atomic_numbers
+        }
+        if self._args.atomic_numbers is not None:
+            elements |= set(json.loads(self._args.atomic_numbers))
+        known = {z: energy for z, energy in (energies or {}).items() if z in elements}
+        if elements <= set(known):
+            return collections, known
+        self._isolated[id(collections.train)] = known
+        return collections, None
+
+    def get_atomic_energies(
+        self, original: Original, E0s: Any, train_collection: Any, z_table: Any
+    ) -> dict[int, float]:
+        """Averages over the energies that count, or what was given, by element."""
+        elements = [int(z) for z in z_table.zs]
+        known = self._isolated.get(id(train_collection))
+        return atomic_energies.atomic_energies(original, E0s, train_collection, elements, known)
+
+    def estimate_e0s_from_foundation(
+        self, original: Original, *, collections_train: Any, **named: Any
+    ) -> Any:
+        """Upstream's estimate from the energies that count."""
+        return original(collections_train=atomic_energies.counted(collections_train), **named)
+
+    def scaling(self, original: Original, train_loader: Any, energies: Any) -> Any:
+        """Upstream's scale and shift of energies, of the labels that count."""
+        shift, scale = original(_with_label(train_loader, "energy"), energies)
+        forces = _with_label(train_loader, "forces")
+        if forces is not train_loader:
+            scale = original(forces, energies)[1]
+        return shift, scale
+
+    # Model.
+
+    def configure_model(
+        self, original: Original, args: argparse.Namespace, train_loader: Any, *rest: Any
+    ) -> Any:
+        """The backbone, with a foundation model's weights, as upstream makes it; then the head."""
+        energies, foundation, *others = rest
+        if self._r_max is not None and foundation is not None:
+            check_cutoff(self._r_max, foundation)
+        former = foundation if isinstance(foundation, MultipoleMACE) else None
+        backbone_of = foundation if former is None else former.short_range()
+        args.model = "MACE"
+        try:
+            backbone, output_args = original(args, train_loader, energies, backbone_of, *others)
+        finally:
+            args.model = "MultipoleMACE"
+        # Upstream leaves a part of a foundation model where it was, on a GPU or not; what follows
+        # is done on the CPU, and upstream moves the model as a whole afterwards.
+        backbone = backbone.to("cpu")
+        model = MultipoleMACE.from_mace(backbone, inherit(self._asked, former))
+        model.trained_on = self._record
+        if foundation is not None:
+            # Upstream overwrites atomic energies by the foundation model's where shapes agree.
+            buffer = backbone.atomic_energies_fn.atomic_energies
+            buffer.copy_(torch.as_tensor(energies).view(buffer.shape))
+            batches = sample(train_loader.dataset)
+            if args.foundation_filter_elements:
+                check_carried_over(backbone, backbone_of, batches)
+            if former is None:
+                self._scaled = start_small(model, batches)
+            else:
+                start_from(model, former, batches)
+        exact = torch.as_tensor(energies, dtype=torch.float64)
+        if exact.numel() == backbone.atomic_energies_fn.atomic_energies.numel():
+            model.keep_atomic_energies(exact)
+        log_head(model)
+        return model, output_args
+
+    def inject_LoRAs(self, original: Original, model: MultipoleMACE, **named: Any) -> MultipoleMACE:
+        """Upstream's adapters for the backbone; the head is new and trained as it is."""
+        head = model.multipole_readouts
+        del model.multipole_readouts
+        original(model, **named)
+        model.multipole_readouts = head
+        for parameter in model.head_parameters():
+            parameter.requires_grad_(True)
+        return model
+
+    def remove_pt_head(
+        self, original: Original, model: torch.nn.Module, name: str | None = None
+    ) -> torch.nn.Module:
+        """One of several heads of a foundation model."""
+        if isinstance(model, MultipoleMACE):
+            return keep_one_head(model, name, original)
+        kept: torch.nn.Module = original(model, name)
+        return kept
+
+    # Optimizer and loss.
+
+    def get_params_options(
+        self, original: Original, args: argparse.Namespace, model: torch.nn.Module
+    ) -> dict[str, Any]:
+        """Upstream's groups of parameters and one for the head."""
+        groups: dict[str, Any] = original(args, model)
+        default = 1.0
+        if not args.foundation_model and args.lr > 0:
+            default = max(1.0, min(_NEW_HEAD, _FASTEST / args.lr))
+        factor = json.loads(args.lr_params_factors).get("long_range_lr_factor", default)
+        rate = self._training.head_lr
+        groups["params"].append(
+            {
+                "name": HEAD_GROUP,
+                "params": model.head_parameters(),
+                "weight_decay": 0.0,
+                "lr": factor * args.lr if rate is None else rate,
+            }
+        )
+        _freeze_the_rest(model, groups["params"])
+        return groups
+
+    def get_optimizer(
+        self, original: Original, *positional: Any, **named: Any
+    ) -> torch.optim.Optimizer:
+        """Upstream's optimizer, which is filled from the checkpoint before L-BFGS replaces it."""
+        optimizer: torch.optim.Optimizer = original(*positional, **named)
+        self._optimizer = optimizer
+        return optimizer
+
+    def LBFGS(self, original: Original, parameters: Any, **named: Any) -> PreconditionedLBFGS:
+        """L-BFGS that knows how stiff the optimizer before it has found the parameters."""
+        return PreconditionedLBFGS(parameters, self._optimizer, **named)
+
+    def get_loss_fn(self, original: Original, *positional: Any, **named: Any) -> torch.nn.Module:
+        """Upstream's loss, of the labels that count, and that of electrical labels."""
+        return self._with_labels(original(*positional, **named), stage_two=False)
+
+    def get_swa(self, original: Original, *positional: Any, **named: Any) -> Any:
+        """Upstream's stage two with its own weights of electrical labels."""
+        container, flags = original(*positional, **named)
+        container.loss_fn = self._with_labels(container.loss_fn, stage_two=True)
+        logging.info(f"Loss of stage two: {container.loss_fn}")
+        return container, flags
+
+    def _with_labels(self, loss: torch.nn.Module, stage_two: bool) -> ElectricalLoss:
+        # Labels in use in either stage are reported in both.
+        weights = dict.fromkeys(self._training.used, 0.0) | self._training.weights(stage_two)
+        return ElectricalLoss(loss, weights)
+
+    # Processes.
+
+    def init_distributed(self, original: Original, args: argparse.Namespace) -> Any:
+        """Upstream's processes, and those on CPUs, which it starts no communication for."""
+        found = original(args)
+        if args.distributed and args.device == "cpu" and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(backend="gloo", init_method="env://")
+        return found
+
+    def DDP(self, original: Original, model: torch.nn.Module, device_ids: Any = None) -> Any:
+        """Upstream's distributed model, on CPUs as well."""
+        return original(model, device_ids=None if self._args.device == "cpu" else device_ids)
+
+    # Training.
+
+    def CheckpointHandler(self, original: Original, *rest: Any, **named: Any) -> CheckpointHandler:
+        """A handler that loses nothing."""
+        for note in self._notes:
+            logging.warning(f"Restart: {note}")
+        return CheckpointHandler(*rest, **named)
+
+    def train(self, original: Original, **settings: Any) -> None:
+        """The loop over epochs, in the phases that were asked for."""
+        model, loader = settings["model"], settings["train_loader"]
+        handler: CheckpointHandler = settings["checkpoint_handler"]
+        if self._args.restart_latest and not handler.resumed:  # an optimizer that was changed
+            settings["start_epoch"] = handler.load_weights(model) or settings["start_epoch"]
+        handler.keep_all(self._args.keep_checkpoints or settings["save_all_checkpoints"])
+        datasets = [loader.dataset, *(x.dataset for x in settings["valid_loaders"].values())]
+        _check_counts(loader.dataset, "training", self._training.used)
+        for name, valid in settings["valid_loaders"].items():
+            _check_counts(valid.dataset, f"validation ({name})", self._training.used)
+        before_best = None
+        if not self._training.used and is_free(model, datasets):
+            few = sample(loader.dataset, most_atoms=MOST_ATOMS)
+            before_best = Orientation(model, few, settings["device"])
+        loop = TrainingLoop(
+            settings,
+            Upstream(**upstream.loop_functions()),
+            handler,
+            facts=self._facts,
+            before_best=before_best,
+        )
+        loop.resume()
+        loop.run(plan_phases(settings, self._training, self._scaled, self._args.seed))
+
+    def valid_err_log(
+        self,
+        original: Original,
+        valid_loss: float,
+        eval_metrics: dict[str, Any],
+        logger: Any,
+        log_errors: str,
+        epoch: int | None = None,
+        valid_loader_name: str = "Default",
+    ) -> None:
+        """Upstream's line of errors in an epoch, and one of the electrical labels."""
+        original(valid_loss, eval_metrics, logger, log_errors, epoch, valid_loader_name)
+        line = line_of(eval_metrics)
+        if line:
+            when = "Initial" if epoch is None else f"Epoch {epoch}"
+            logging.info(f"{when}: head: {valid_loader_name}, {line}")
+
+    # Results.
+
+    def evaluate(self, original: Original, *positional: Any, data_loader: Any, **named: Any) -> Any:
+        """Upstream's evaluation of one set of data, whose errors of labels are kept."""
+        loss, metrics = original(*positional, data_loader=data_loader, **named)
+        self._metrics[id(data_loader)] = metrics
+        return loss, metrics
+
+    def create_error_table(self, original: Original, *positional: Any, **named: Any) -> Any:
+        """Upstream's table of errors; then one of electrical labels, and of the multipoles."""
+        self._metrics.clear()
+        table = original(*positional, **named)
+        loaders = named.get("all_data_loaders", {})
+        metrics = {
+            name: self._metrics[id(loader)]
+            for name, loader in loaders.items()
+            if id(loader) in self._metrics
+        }
+        labels = label_table(metrics)
+        if labels is not None:
+            logging.info("Errors of electrical labels:\n" + str(labels))
+        if any(name.startswith("train_") for name in loaders):
+            model = named["model"]
+            if isinstance(model, DistributedDataParallel):
+                model = model.module
+            self._after_evaluation(model, loaders)
+        return table
+
+
+def _freeze_the_rest(model: torch.nn.Module, groups: list[dict[str, Any]]) -> None:
+    """No gradients of parameters that no optimizer knows.
+
+    Upstream makes such of a foundation model's radial basis. Nobody would set their gradients to
+    zero: they would grow with every step, and with them the norm that gradients are clipped by.
+    """
+    for group in groups:
+        group["params"] = list(group["params"])
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    for parameter in model.parameters():
+        if id(parameter) not in known:
+            parameter.requires_grad_(False)
+
+
+def _check_counts(dataset: Any, kind: str, used: list[str]) -> None:
+    """Refuse data in which nothing counts: the loss would be 0, and the first epoch the best.
+
+    Raises:
+        InputError: no structure has a label with a weight. Data on disk are not looked at.
+    """
+    parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+    if not all(isinstance(part, list) for part in parts):
+        return
+    names = [f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *used)]
+    for graph in (graph for part in parts for graph in part):
+        weights = (graph[name] for name in names if name in graph.keys)
+        if float(graph.weight) > 0 and any(float(w.max()) > 0 for w in weights if w is not None):
+            return
+    raise InputError(
+        f"no label of the {kind} structures has a weight: config_weight, config_energy_weight and "
+        "so on, or --config_type_weights, are 0 for all of them; give some a weight above 0, or "
+        "other data"
+    )
+
+
+def _with_label(loader: Any, name: str) -> Any:
+    """A loader of the structures that have a label with a weight; itself if all have."""
+    dataset = loader.dataset
+    chosen = []
+    for index in range(len(dataset)):
+        graph = dataset[index]
+        if float(graph.weight * graph[f"{name}_weight"]) > 0:
+            chosen.append(index)
+    if len(chosen) in (0, len(dataset)):
+        return loader
+    return torch_geometric.dataloader.DataLoader(
+        dataset=torch.utils.data.Subset(dataset, chosen), batch_size=loader.batch_size
+    )

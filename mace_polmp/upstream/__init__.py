@@ -1,0 +1,1 @@
+"""The wiring to mace-torch: the only place that touches its private behaviour."""
