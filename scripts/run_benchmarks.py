@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from benchmarks.report import write_report
 from benchmarks.suite import (
@@ -206,23 +205,9 @@ def _train_stages(
         if run.stage_done(number).exists():
             continue
         config.write_text(yaml.safe_dump(run.settings(files, stage), sort_keys=False))
-        if not any(flag.startswith("--lr_scheduler_gamma") for flag in flags):
-            _set_decay(run.folder, stage)
         command = [sys.executable, "-m", "mace_polmp.cli.run_train", f"--config={config}", *flags]
         _logged(command, run.folder / "training.out", environment, start)
         run.stage_done(number).touch()
-
-
-def _set_decay(folder: Path, stage: dict[str, Any]) -> None:
-    """Give checkpoints the decay of a stage's learning rate: upstream goes on with theirs."""
-    if "lr_scheduler_gamma" not in stage:
-        return
-    for path in (folder / "checkpoints").glob("*.pt"):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-        checkpoint["lr_scheduler"]["gamma"] = stage["lr_scheduler_gamma"]
-        unfinished = path.with_suffix(".unfinished")
-        torch.save(checkpoint, unfinished)
-        os.replace(unfinished, path)
 
 
 def _description(run: Run) -> dict[str, Any]:

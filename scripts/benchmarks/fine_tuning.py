@@ -22,9 +22,10 @@ from typing import Any
 from ase.io import read, write
 from suite import seconds_per_epoch
 
-from mace_polmp.analysis.errors import QUANTITIES, ErrorMeasures
+from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.analysis.plots import write_csv
 from mace_polmp.calculators.comparison import compare
+from mace_polmp.quantities import QUANTITIES
 
 N_BORN = 20
 COMMON = (

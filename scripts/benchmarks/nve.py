@@ -20,6 +20,7 @@ from common import machine, report
 from tqdm import tqdm
 
 from mace_polmp.calculators import MultipoleMACECalculator
+from mace_polmp.simulation.temperature import draw_momenta
 from mace_polmp.structures import as_slab
 
 
@@ -27,10 +28,7 @@ def run(atoms: Atoms, calc: MultipoleMACECalculator, args: argparse.Namespace) -
     """Total energies [n], eV, every args.every steps."""
     atoms = atoms.copy()
     atoms.calc = calc
-    random = np.random.default_rng(0)
-    spread = np.sqrt(atoms.get_masses() * units.kB * args.temperature)[:, None]
-    momenta = spread * random.normal(size=(len(atoms), 3))
-    atoms.set_momenta(momenta - momenta.mean(0))
+    draw_momenta(atoms, args.temperature, np.random.default_rng(0))
     dynamics = VelocityVerlet(atoms, args.timestep * units.fs)
     energies = [atoms.get_total_energy()]
     for _ in tqdm(range(args.steps // args.every), unit="sample"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mace_polmp.analysis import plots
-from mace_polmp.analysis.errors import QUANTITIES
+from mace_polmp.quantities import QUANTITIES
 
 from .suite import Run, learning_curve, variants
 
