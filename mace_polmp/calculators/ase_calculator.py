@@ -18,6 +18,7 @@ from mace.calculators import MACECalculator
 from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.born_charges import born_charges, field_on_charges
+from mace_polmp.modules.inputs import double_e0s
 from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
 from mace_polmp.modules.observables import electronic_permittivity, screening_factor
@@ -29,6 +30,7 @@ FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | 
 
 logger = logging.getLogger(__name__)
 
+_SAME_ZERO = 5.0  # eV; averages over parts of the data differ, by less
 _MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
 _LARGEST_SINGLE = 1000.0  # Å; the largest coordinate in single precision
 _REFUSED = ("compile_mode", "enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
@@ -105,6 +107,7 @@ class MultipoleMACECalculator(MACECalculator):
             if not isinstance(model, MultipoleMACE):
                 raise InputError(f"models must be MultipoleMACE, got {type(model).__name__}")
         _check_committee(loaded)
+        _check_zero(loaded)
         check_head(kwargs.get("head"), loaded[0].heads, "head")
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
@@ -429,6 +432,19 @@ def _check_committee(models: Sequence[MultipoleMACE]) -> None:
                     f"a committee needs models of the same kind: model {number} has {name} "
                     f"{value}, the first has {found[0]}"
                 )
+
+
+def _check_zero(models: Sequence[MultipoleMACE]) -> None:
+    """Refuse models whose energies have another zero: their mean is the energy of none."""
+    first = double_e0s(models[0])
+    for number, model in enumerate(models):
+        difference = float((double_e0s(model).to(first) - first).abs().max())
+        if difference > _SAME_ZERO:
+            raise InputError(
+                f"a committee needs models of the same kind: atomic energies (E0s) of model "
+                f"{number} differ by {difference:.3g} eV from those of the first; train them with "
+                "the same --E0s"
+            )
 
 
 def _born_charges(calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any) -> torch.Tensor:

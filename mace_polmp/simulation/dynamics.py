@@ -159,7 +159,7 @@ def _run(
                 "to do"
             )
     else:
-        record.begin()
+        record.begin(atoms)
     calculator.follow(dynamics)
     bar = tqdm(total=steps, initial=dynamics.nsteps, unit="step", desc="MD", disable=None)
     try:

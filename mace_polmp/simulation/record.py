@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from dataclasses import asdict, is_dataclass
@@ -53,9 +54,15 @@ class Record:
         self._motion = motion
         self._run = json.dumps({**asdict(settings), **same})
         self._n_frames = 0
+        self._began = ""
 
-    def begin(self) -> None:
-        """Refuse to write over files that no restart file belongs to."""
+    def begin(self, atoms: Atoms) -> None:
+        """Refuse to write over files that no restart file belongs to.
+
+        Args:
+            atoms: the start.
+        """
+        self._began = _start(atoms)
         for path in (self._frames, self._trajectory, self._table):
             if path.exists():
                 raise InputError(
@@ -78,6 +85,12 @@ class Record:
                     f"{self.restart}: belongs to a run of a structure with other "
                     f"{name.replace('_', ' ')}; give another --output or the same structure"
                 )
+        if "start" in state and str(state["start"]) != _start(atoms):
+            raise InputError(
+                f"{self.restart}: belongs to a run that began with other positions or another "
+                "cell; give another --output or the same structure"
+            )
+        self._began = _start(atoms)
         atoms.set_cell(state["cell"])
         atoms.positions = state["positions"]
         atoms.set_momenta(state["momenta"], apply_constraint=False)
@@ -186,6 +199,7 @@ class Record:
             "table_size": self._table.stat().st_size,
             "numbers": atoms.numbers,
             **self._structure(atoms),
+            "start": self._began,
             "positions": atoms.positions,
             "momenta": atoms.get_momenta(),
             "cell": atoms.cell.array,
@@ -194,6 +208,12 @@ class Record:
         state.update({f"dyn/{name}": value for name, value in state_of(dynamics).items()})
         with replacing(self.restart) as temporary, open(temporary, "wb") as file:
             np.savez(file, **state)
+
+
+def _start(atoms: Atoms) -> str:
+    """What tells one start from another."""
+    content = atoms.positions.tobytes() + atoms.cell.array.tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _same(saved: np.ndarray, value: Any) -> bool:

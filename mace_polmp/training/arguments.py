@@ -269,7 +269,8 @@ def check_restart(args: argparse.Namespace, facts: dict[str, Any]) -> list[str]:
         return []
     found = newest(files)
     if found is None:
-        if there:
+        # Killed in the first epoch, between the best and what it goes on from: it begins anew.
+        if there and set(there) - {files.best(False), files.best(True)}:
             raise InputError(
                 f"{there[0]}: is there already, from a run without the checkpoints {files.tag}; "
                 "give another --name or --work_dir, or remove it"

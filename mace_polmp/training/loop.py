@@ -19,6 +19,7 @@ import torch
 
 from mace_polmp.errors import InputError
 from mace_polmp.training.checkpoints import CheckpointHandler, normalisation_of
+from mace_polmp.training.options import LOSS_SETTINGS
 
 _ADVICE = (
     "lower --lr or --head_lr, train in --default_dtype float64, or look at the data with "
@@ -112,6 +113,13 @@ class TrainingLoop:
         known = saved.get("progress", {})
         self.progress = Progress(**known)
         self.progress.next_epoch = max(self.settings["start_epoch"], self.progress.next_epoch)
+        before, now = (x.get("settings", {}).get("training", {}) for x in (saved, self.facts))
+        changed = any(before.get(name, now.get(name)) != now.get(name) for name in LOSS_SETTINGS)
+        left_stage_two = self.progress.stage_two and self.settings["swa"] is None
+        if known and (changed or left_stage_two):
+            logging.info("The loss is another one: which epoch is the best is counted anew")
+            self.progress.lowest_loss, self.progress.waited = math.inf, 0
+            self.progress.stage_two = self.progress.stage_two and not left_stage_two
         if self.progress.next_epoch < self.settings["max_num_epochs"]:
             self.progress.ended = self.progress.ended and not self._prolonged(saved)
         ema = self.settings["ema"]

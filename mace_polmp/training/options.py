@@ -12,6 +12,16 @@ from mace_polmp.modules.options import choose, option
 from mace_polmp.quantities import QUANTITIES
 
 ELECTRICAL_LABELS = ("dipole", "polarizability", "born_charges", "total_charge")
+
+LOSS_SETTINGS = (
+    "loss",
+    "huber_delta",
+    "config_type_weights",
+    "valid_file",
+    "valid_fraction",
+    *(f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *ELECTRICAL_LABELS)),
+)
+"""Settings after whose change validation losses cannot be compared with those before."""
 """Targets of a training besides energy, forces and stress; each has a weight and a key."""
 
 # Upstream has flags for these already, with weights of 1 and keys that ASE would move elsewhere.

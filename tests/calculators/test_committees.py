@@ -31,6 +31,16 @@ def test_models_of_different_kinds_are_refused_in_any_order(name):
             make_calculator(models=list(order))
 
 
+def test_energies_with_another_zero_are_refused():
+    models = [random_model(), random_model(seed=1)]
+    energies = models[1].atomic_energies_fn.atomic_energies
+    energies -= 0.5  # as of averages over other structures
+    make_calculator(models=models)
+    energies -= 20.0
+    with pytest.raises(InputError, match="of model 1 differ by 20.5 eV"):
+        make_calculator(models=models)
+
+
 def test_a_committee_is_the_mean_in_any_order():
     models = [random_model(seed=seed) for seed in range(3)]
     alone = []

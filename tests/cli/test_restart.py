@@ -293,3 +293,35 @@ def test_learning_rates_are_those_of_the_checkpoint(tmp_path):
     assert_same(tmp_path / "whole" / "m.model", tmp_path / "parts" / "m.model")
     said = {line for line in log_of(tmp_path / "parts").splitlines() if "Restart: --lr" in line}
     assert len(said) == 1 and "--lr is 0.3, in the run so far it was 0.01" in said.pop()
+
+
+def test_after_a_change_of_the_loss_the_best_is_counted_anew(tmp_path):
+    """Losses of another scale cannot be compared: the model is one of the new epochs."""
+    data = write_data(tmp_path)
+    train(tmp_path, train_file=data, max_num_epochs=2)
+    before = load_model(tmp_path / "m.model").state_dict()
+    more = dict(restart_latest=True, max_num_epochs=4, forces_weight=1e5)
+    train(tmp_path, train_file=data, **more)
+    best = torch.load(tmp_path / "checkpoints" / "m_run-3_best.pt", weights_only=False)
+    assert best["epoch"] >= 2
+    after = load_model(tmp_path / "m.model").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_stage_two_can_be_left(tmp_path):
+    data = write_data(tmp_path)
+    train(tmp_path, train_file=data, max_num_epochs=3, swa=True, start_swa=1)
+    train(tmp_path, train_file=data, max_num_epochs=5, restart_latest=True)
+    best = torch.load(tmp_path / "checkpoints" / "m_run-3_best.pt", weights_only=False)
+    assert best["epoch"] >= 3
+
+
+def test_a_kill_in_the_first_epoch_blocks_nothing(tmp_path):
+    """Between the best weights and what the run goes on from."""
+    data = write_data(tmp_path)
+    train(tmp_path / "whole", train_file=data, max_num_epochs=2)
+    train(tmp_path / "parts", train_file=data, max_num_epochs=1)
+    (tmp_path / "parts" / "m.model").unlink()
+    (tmp_path / "parts" / "checkpoints" / "m_run-3_epoch-0.pt").unlink()
+    train(tmp_path / "parts", train_file=data, max_num_epochs=2, restart_latest=True)
+    assert_same(tmp_path / "whole" / "m.model", tmp_path / "parts" / "m.model")

@@ -284,6 +284,15 @@ def test_refusals(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_another_start_is_not_continued(tmp_path):
+    """Another conformer in the same folder is another run."""
+    run_md(salty_water(), calculator(), settings(), 4, tmp_path)
+    other = salty_water()
+    other.positions[3] += 0.1
+    with pytest.raises(InputError, match="a run that began with other positions"):
+        run_md(other, calculator(), settings(), 8, tmp_path)
+
+
 def test_fewer_steps_than_there_are_change_nothing(tmp_path, caplog):
     run_md(salty_water(), calculator(), settings(), 8, tmp_path)
     before = (tmp_path / "md.csv").read_text()
