@@ -194,13 +194,12 @@ def check_prediction(values: Any, name: str, where: str) -> None:
 
 
 def _one_number(value: Any, name: str, where: str, key: str) -> float:
+    said = f"{where}: the {name.replace('_', ' ')}" + (f" '{key}'" if key else "")
     if not is_finite_number(value):
-        words, at = name.replace("_", " "), f" '{key}'" if key else ""
         hint = "; the key has no value" if isinstance(value, bool | np.bool_) else _exponent(value)
-        raise InputError(f"{where}: the {words}{at} must be one finite number, got {value}{hint}")
+        raise InputError(f"{said} must be one finite number, got {value}{hint}")
     if abs(float(value)) > _LARGEST:
-        words, at = name.replace("_", " "), f" '{key}'" if key else ""
-        raise InputError(f"{where}: the {words}{at} is {float(value):.1e}, which no structure has")
+        raise InputError(f"{said} is {float(value):.1e}, which no structure has")
     return float(value)
 
 

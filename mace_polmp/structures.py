@@ -18,6 +18,8 @@ from mace_polmp.errors import InputError
 from mace_polmp.quantities import check, is_finite_number
 from mace_polmp.reading import read_structures as read_structures
 
+Array = NDArray[np.float64]
+
 COINCIDENT = 0.05
 """Atoms closer than this (Å) are taken for duplicates."""
 
@@ -122,8 +124,7 @@ def as_slab(atoms: Atoms, axis: int = 2, vacuum: float | None = None) -> Atoms:
         )
     slab = atoms.copy()
     fraction = slab.cell.scaled_positions(slab.positions)
-    along = np.sort(fraction[:, axis] % 1.0)
-    gaps = np.diff(np.append(along, along[0] + 1.0))
+    along, gaps = _gaps(fraction[:, axis])
     widest = int(gaps.argmax())
     start = along[widest] + 0.5 * gaps[widest]
     fraction[:, axis] = (fraction[:, axis] - start) % 1.0
@@ -144,8 +145,14 @@ def widest_gap(atoms: Atoms, axis: int) -> float:
     cell = atoms.cell.array
     area = np.linalg.norm(np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3]))
     height = abs(np.linalg.det(cell)) / area
-    along = np.sort(atoms.cell.scaled_positions(atoms.positions)[:, axis] % 1.0)
-    return float(height * np.diff(np.append(along, along[0] + 1.0)).max())
+    gaps = _gaps(atoms.cell.scaled_positions(atoms.positions)[:, axis])[1]
+    return float(height * gaps.max())
+
+
+def _gaps(fractions: Array) -> tuple[Array, Array]:
+    """Coordinates within the cell in their order, and from each the gap to the next."""
+    along = np.sort(fractions % 1.0)
+    return along, np.diff(np.append(along, along[0] + 1.0))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,15 @@ def device(request):
 
 
 @pytest.fixture
+def double():
+    """Torch's default dtype is double precision, as upstream leaves it behind."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
 def clean_state():
     """Upstream's commands set torch's default dtype and add log handlers; put both back."""
     root = logging.getLogger()

@@ -568,21 +568,16 @@ def test_models(refuses, name, command):
     refuses(f"{command} --model {name} {structure}{steps}", MODELS[name])
 
 
-@pytest.mark.parametrize("given", MD)
-def test_md(refuses, given):
-    refuses(f"md --model m.model --structure good.xyz --steps 3 {given}", MD[given])
+RUNS = {
+    "md --model m.model --structure good.xyz --steps 3 ": MD,
+    "modes --model m.model --structure good.xyz ": MODES,
+    "spectrum ": SPECTRUM,
+    "": OTHERS,
+}
 
 
-@pytest.mark.parametrize("given", MODES)
-def test_modes(refuses, given):
-    refuses(f"modes --model m.model --structure good.xyz {given}", MODES[given])
-
-
-@pytest.mark.parametrize("given", SPECTRUM)
-def test_spectrum(refuses, given):
-    refuses(f"spectrum {given}", SPECTRUM[given])
-
-
-@pytest.mark.parametrize("given", OTHERS)
-def test_others(refuses, given):
-    refuses(given, OTHERS[given])
+@pytest.mark.parametrize(
+    ("command", "given"), [(command, given) for command, cases in RUNS.items() for given in cases]
+)
+def test_commands(refuses, command, given):
+    refuses(command + given, RUNS[command][given])

@@ -107,7 +107,6 @@ class MultipoleMACECalculator(MACECalculator):
             if not isinstance(model, MultipoleMACE):
                 raise InputError(f"models must be MultipoleMACE, got {type(model).__name__}")
         _check_committee(loaded)
-        _check_zero(loaded)
         check_head(kwargs.get("head"), loaded[0].heads, "head")
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
@@ -163,7 +162,7 @@ class MultipoleMACECalculator(MACECalculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list:
         # Results emptied by a new field must not count as up to date, nor those of another charge.
-        if not self.results or self._total_charge(self.atoms) != self._total_charge(atoms):
+        if not self.results or self.total_charge(self.atoms) != self.total_charge(atoms):
             return all_changes
         return super().check_state(atoms, tol)
 
@@ -234,7 +233,7 @@ class MultipoleMACECalculator(MACECalculator):
 
     def _check_place(self, atoms: Atoms) -> None:
         """Say where the place of a structure in a field matters, which it should not."""
-        excess = float(self.results["charges"].sum()) - (self._total_charge(atoms) or 0.0)
+        excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
         distance = float(np.linalg.norm(atoms.positions.mean(0)))
         if not atoms.pbc.any() and abs(excess) * distance > _MISPLACED:
             self._say(
@@ -284,7 +283,7 @@ class MultipoleMACECalculator(MACECalculator):
         for model in others:
             check_boundary(atoms, where, model.electrostatics)
         constrained = any(m.long_range_options.constrain_charge != "none" for m in self.models)
-        if self._total_charge(atoms, where) is None and constrained:
+        if self.total_charge(atoms, where) is None and constrained:
             self._say(
                 f"total charge 0 e: nothing given (say it with atoms.info["
                 f"'{self.charge_keys()[0]}'], in a command with --total_charge)"
@@ -303,15 +302,16 @@ class MultipoleMACECalculator(MACECalculator):
         asked = self._asked_charge_key
         return [asked] if asked else [m.trained_on.total_charge_key for m in self.models]
 
-    def total_charge(self, atoms: Atoms) -> float | None:
-        """The total charge that a structure says, e; None where it says none.
+    def total_charge(self, atoms: Atoms, where: str = "atoms") -> float | None:
+        """The total charge that a structure says under the models' names, e; None for none.
+
+        Args:
+            atoms: the structure.
+            where: what to call it in messages.
 
         Raises:
             InputError: it is no number, or there are several.
         """
-        return self._total_charge(atoms)
-
-    def _total_charge(self, atoms: Atoms, where: str = "atoms") -> float | None:
         alone = self._asked_charge_key is not None
         found = {total_charge(atoms, where, key, alone) for key in self.charge_keys()} - {None}
         if len(found) > 1:
@@ -347,7 +347,7 @@ class MultipoleMACECalculator(MACECalculator):
             atoms = self._at_origin(atoms)
         with own_graphs():
             batch = super()._atoms_to_batch(atoms)
-        charge = self._total_charge(atoms)
+        charge = self.total_charge(atoms)
         if charge is not None:  # upstream looks for another key than its training
             batch["total_charge"] = torch.full_like(batch["total_charge"], charge)
         field = self.field_at(self._clock)
@@ -414,7 +414,7 @@ def _check_committee(models: Sequence[MultipoleMACE]) -> None:
     """Refuse models whose results cannot be averaged.
 
     Raises:
-        InputError: other elements, cutoffs or heads than the first.
+        InputError: other elements, cutoffs, heads, atomic energies or charges than the first.
     """
     facts: dict[str, Callable[[MultipoleMACE], Any]] = {
         "elements": lambda m: " ".join(chemical_symbols[z] for z in m.atomic_numbers.tolist()),
@@ -433,10 +433,7 @@ def _check_committee(models: Sequence[MultipoleMACE]) -> None:
                     f"{value}, the first has {found[0]}"
                 )
 
-
-def _check_zero(models: Sequence[MultipoleMACE]) -> None:
-    """Refuse models whose energies have another zero: their mean is the energy of none."""
-    first = double_e0s(models[0])
+    first = double_e0s(models[0])  # with another zero the mean is the energy of none
     for number, model in enumerate(models):
         difference = float((double_e0s(model).to(first) - first).abs().max())
         if difference > _SAME_ZERO:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mace_polmp.errors import InputError
-from mace_polmp.quantities import LABELS
+from mace_polmp.quantities import LABELS, boundary
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -89,12 +89,12 @@ def run(args: argparse.Namespace) -> None:
     rules = LabelRules(keys={name: getattr(args, f"{name}_key") for name in LABELS})
     report = Report()
     _composition(frames, report)
-    counts = _labels(frames, rules, report)
+    usable, values = _labels(frames, rules, report)
     _geometry(frames, report)
     _vacuum(frames, report)
     _isolated(frames, rules, report)
-    _forces(frames, rules, report)
-    _energies(frames, rules, report)
+    _forces(frames, values["forces"], report)
+    _energies(frames, values["energy"], report)
     charges = _charges(frames, rules.keys["total_charge"], report)
     width = max(len(name) for name, _ in report.rows)
     print(args.file)
@@ -105,20 +105,27 @@ def run(args: argparse.Namespace) -> None:
             print(f"{title}:")
             print("\n".join(f"  - {line}" for line in lines))
     print("flags, once that is mended:" if report.problems else "flags:")
-    print(f"  {' '.join(_flags(args.file, frames, rules.keys, counts, charges))}")
+    print(f"  {' '.join(_flags(args.file, frames, rules.keys, usable, charges))}")
     if report.problems:
         sys.exit(1)
 
 
-def _labels(frames: list[Atoms], rules: LabelRules, report: Report) -> dict[str, int]:
-    """How many frames have each label that a training could use; wrong ones are problems."""
+def _labels(
+    frames: list[Atoms], rules: LabelRules, report: Report
+) -> tuple[dict[str, int], dict[str, dict[int, Any]]]:
+    """Look at each label; wrong ones are problems.
+
+    Returns:
+        How many frames have one that a training could use, and those that count, by frame.
+    """
     from mace_polmp.labels import check_frame, names_in
 
-    counts = {}
+    usable: dict[str, int] = {}
+    values: dict[str, dict[int, Any]] = {}
     for name, key in rules.keys.items():
         if name == "total_charge":
             continue
-        there, refused, lacking = 0, [], []
+        good, refused, lacking = values.setdefault(name, {}), [], []
         asked = replace(rules, keys={name: key}, used=frozenset())
         for number, atoms in enumerate(frames):
             where = f"frame {number}"
@@ -127,15 +134,16 @@ def _labels(frames: list[Atoms], rules: LabelRules, report: Report) -> dict[str,
             except InputError as error:
                 report.problems.append((number, str(error)))
                 continue
-            there += name in found.values
+            if name in found.values:
+                good[number] = found.values[name]
             if found.missing:
                 lacking.append(number)
             try:
                 check_frame(atoms, replace(asked, used=frozenset({name})), where)
             except InputError as error:
                 refused.append(str(error))
-        if there or name not in ("virials",):
-            report.rows.append((f"{name} ({key})", f"{there} of {len(frames)} frames"))
+        if good or name != "virials":
+            report.rows.append((f"{name} ({key})", f"{len(good)} of {len(frames)} frames"))
         if lacking:
             report.problems.append(
                 (
@@ -149,8 +157,8 @@ def _labels(frames: list[Atoms], rules: LabelRules, report: Report) -> dict[str,
             more = f"; so do {len(refused) - 1} more" if len(refused) > 1 else ""
             flag = f"--loss {name}" if name in ("stress", "virials") else f"--{name}_weight"
             report.notes.append(f"not for {flag}: {refused[0]}{more}")
-        counts[name] = 0 if refused else there
-    return counts
+        usable[name] = 0 if refused else len(good)
+    return usable, values
 
 
 def _isolated(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
@@ -178,8 +186,7 @@ def _composition(frames: list[Atoms], report: Report) -> None:
 
     sizes = np.array([len(atoms) for atoms in frames])
     elements = Counter(int(z) for atoms in frames for z in atoms.numbers)
-    words = {0: "open", 1: "wire", 2: "slab", 3: "periodic"}
-    kinds = Counter(words[int(atoms.pbc.sum())] for atoms in frames)
+    kinds = Counter(boundary(atoms.pbc) for atoms in frames)
     report.rows += [
         ("frames", str(len(frames))),
         ("atoms per frame", f"{sizes.min()} to {sizes.max()}, median {np.median(sizes):g}"),
@@ -239,25 +246,9 @@ def _vacuum(frames: list[Atoms], report: Report) -> None:
     )
 
 
-def _good_labels(frames: list[Atoms], name: str, rules: LabelRules) -> dict[int, Any]:
-    """The labels of one kind that count, by frame."""
-    from mace_polmp.labels import check_frame
-
-    found = {}
-    asked = replace(rules, keys={name: rules.keys[name]}, used=frozenset())
-    for number, atoms in enumerate(frames):
-        try:
-            values = check_frame(atoms, asked, f"frame {number}").values
-        except InputError:
-            continue
-        if name in values:
-            found[number] = values[name]
-    return found
-
-
-def _forces(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
-    good = _good_labels(frames, "forces", rules)
-    good = {n: f for n, f in good.items() if len(frames[n]) > 1}
+def _forces(frames: list[Atoms], labels: dict[int, Any], report: Report) -> None:
+    """What is odd about the forces that count, by frame."""
+    good = {n: f for n, f in labels.items() if len(frames[n]) > 1}
     if not good:
         return
     components = np.concatenate([f.ravel() for f in good.values()])
@@ -282,17 +273,18 @@ def _forces(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
         )
 
 
-def _energies(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
+def _energies(frames: list[Atoms], labels: dict[int, Any], report: Report) -> None:
     """Energy per atom and what is left of it when each element has its own."""
-    found = _good_labels(frames, "energy", rules)
-    pairs = [(frames[number], float(energy)) for number, energy in found.items()]
+    from mace_polmp.training.atomic_energies import composition_counts, undetermined
+
+    pairs = [(frames[number], float(energy)) for number, energy in labels.items()]
     if not pairs:
         return
     sizes = np.array([len(atoms) for atoms, _ in pairs])
     energies = np.array([energy for _, energy in pairs])
     report.rows.append(("energy per atom", f"{(energies / sizes).mean():.3f} eV, mean"))
     elements = sorted({int(z) for atoms, _ in pairs for z in atoms.numbers})
-    counts = np.array([[np.sum(a.numbers == z) for z in elements] for a, _ in pairs], dtype=float)
+    counts = composition_counts((atoms.numbers for atoms, _ in pairs), elements)
     fitted = counts @ np.linalg.lstsq(counts, energies, rcond=None)[0]
     left = float(np.sqrt((((energies - fitted) / sizes) ** 2).mean()))
     report.rows.append(("energy beyond composition", f"{1000 * left:.1f} meV/atom, RMS"))
@@ -303,11 +295,8 @@ def _energies(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
             f"{largest * 6e-8:.2g} eV: atomic energies are summed in double precision, and what "
             "the network adds to them is small; other programs may not do so"
         )
-    if np.linalg.matrix_rank(counts) < len(elements):
-        report.notes.append(
-            "the compositions do not tell the elements' energies apart: --E0s average fits these "
-            "structures, and says nothing about others; give --E0s by element where you have them"
-        )
+    if sentence := undetermined(counts, elements):
+        report.notes.append(sentence)
     if left > 2.0:
         report.notes.append(
             f"energies differ by {left:.1f} eV/atom beyond composition: different methods or units "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -134,14 +133,13 @@ def run(args: argparse.Namespace) -> None:
     if files.lock().exists():
         with _only_writer(args, locked(files.lock(), f"the run {files.tag}")):
             pass  # refuses while another process is at it
-    arguments.check_restart(args, copy.deepcopy(facts))  # refuses, before a folder is made
+    notes = arguments.check_restart(args, facts)  # refuses, before a folder is made
     record = TrainingRecord(training.key("total_charge"), tuple(sorted(data.boundaries)))
     make_folder(files.folder)
     with (
         readable_foundation(args, foundation),
         _only_writer(args, locked(files.lock(), f"the run {files.tag}")),
     ):
-        notes = arguments.check_restart(args, facts)
         session.train(
             args,
             asked,

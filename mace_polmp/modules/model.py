@@ -80,7 +80,7 @@ class MultipoleMACE(ScaleShiftMACE):
     ) -> None:
         super().__init__(**kwargs)
         self._add_long_range(long_range or LongRangeOptions(), initial_scale)
-        self._double_e0s = torch.as_tensor(kwargs["atomic_energies"], dtype=torch.float64)
+        self.keep_atomic_energies(torch.as_tensor(kwargs["atomic_energies"]))
 
     def keep_atomic_energies(self, energies: Tensor) -> None:
         """Keep atomic energies in double precision, where the model's own are rounded.

@@ -149,7 +149,7 @@ def _run(
     rng = np.random.default_rng(settings.seed)
     motion = _set_in_motion(atoms, calculator, settings, rng)
     dynamics = settings.coupling().dynamics(atoms, motion, rng)
-    record = Record(folder, calculator, settings, motion, same)
+    record = Record(folder, calculator, settings, motion, same, atoms)
     is_resumed = record.restart.exists()
     if is_resumed:
         record.resume(atoms, dynamics, rng)
@@ -159,7 +159,7 @@ def _run(
                 "to do"
             )
     else:
-        record.begin(atoms)
+        record.begin()
     calculator.follow(dynamics)
     bar = tqdm(total=steps, initial=dynamics.nsteps, unit="step", desc="MD", disable=None)
     try:

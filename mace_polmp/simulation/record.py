@@ -34,6 +34,7 @@ class Record:
         settings: a dataclass with timestep and observables; a continued run must have the same.
         motion: what is thermal.
         same: what else must be the same.
+        start: the structure that the run begins with.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Record:
         settings: Any,
         motion: ThermalMotion,
         same: dict[str, Any],
+        start: Atoms,
     ) -> None:
         assert is_dataclass(settings) and not isinstance(settings, type)
         self.restart = folder / "restart.npz"
@@ -54,15 +56,10 @@ class Record:
         self._motion = motion
         self._run = json.dumps({**asdict(settings), **same})
         self._n_frames = 0
-        self._began = ""
+        self._start = _digest(start)
 
-    def begin(self, atoms: Atoms) -> None:
-        """Refuse to write over files that no restart file belongs to.
-
-        Args:
-            atoms: the start.
-        """
-        self._began = _start(atoms)
+    def begin(self) -> None:
+        """Refuse to write over files that no restart file belongs to."""
         for path in (self._frames, self._trajectory, self._table):
             if path.exists():
                 raise InputError(
@@ -85,12 +82,11 @@ class Record:
                     f"{self.restart}: belongs to a run of a structure with other "
                     f"{name.replace('_', ' ')}; give another --output or the same structure"
                 )
-        if "start" in state and str(state["start"]) != _start(atoms):
+        if "start" in state and str(state["start"]) != self._start:
             raise InputError(
                 f"{self.restart}: belongs to a run that began with other positions or another "
                 "cell; give another --output or the same structure"
             )
-        self._began = _start(atoms)
         atoms.set_cell(state["cell"])
         atoms.positions = state["positions"]
         atoms.set_momenta(state["momenta"], apply_constraint=False)
@@ -199,7 +195,7 @@ class Record:
             "table_size": self._table.stat().st_size,
             "numbers": atoms.numbers,
             **self._structure(atoms),
-            "start": self._began,
+            "start": self._start,
             "positions": atoms.positions,
             "momenta": atoms.get_momenta(),
             "cell": atoms.cell.array,
@@ -210,7 +206,7 @@ class Record:
             np.savez(file, **state)
 
 
-def _start(atoms: Atoms) -> str:
+def _digest(atoms: Atoms) -> str:
     """What tells one start from another."""
     content = atoms.positions.tobytes() + atoms.cell.array.tobytes()
     return hashlib.sha256(content).hexdigest()

@@ -18,7 +18,7 @@ from mace_polmp.modules.options import LongRangeOptions
 from mace_polmp.training.atomic_energies import parse
 from mace_polmp.training.checkpoints import Files, newest
 from mace_polmp.training.data_checks import parse_heads
-from mace_polmp.training.options import ELECTRICAL_LABELS
+from mace_polmp.training.options import loss_settings
 from mace_polmp.upstream.training import normalised
 
 Test = Callable[[Any], bool]
@@ -130,14 +130,8 @@ _MODEL = (
 # What changes how it is trained: said in the log where it differs.
 _TRAINING = (
     "train_file",
-    "valid_file",
-    "valid_fraction",
     "batch_size",
-    "loss",
-    "energy_weight",
-    "forces_weight",
-    "stress_weight",
-    "virials_weight",
+    *loss_settings(stage_two=True),
     "ema",
     "ema_decay",
     "lr",
@@ -145,13 +139,11 @@ _TRAINING = (
     "swa",
     "lbfgs",
     "swa_lr",
-    "huber_delta",
     "weight_decay",
-    "config_type_weights",
     "training_mode",
     "default_dtype",
-    *(f"{stage}{name}_weight" for name in ELECTRICAL_LABELS for stage in ("", "swa_")),
 )
+_RATE_STAYS = " and goes on from there: learning rates are those of the checkpoint"
 # Of the head, those that an earlier model's readouts do not depend on.
 _FREE_OPTIONS = ("long_range_solver", "mesh_accuracy")
 
@@ -250,7 +242,7 @@ def check_restart(args: argparse.Namespace, facts: dict[str, Any]) -> list[str]:
 
     Args:
         args: upstream's training arguments.
-        facts: of facts_of; the learning rate in it becomes that of the checkpoint.
+        facts: of facts_of.
 
     Returns:
         Lines for the log on settings that differ and may.
@@ -293,12 +285,9 @@ def check_restart(args: argparse.Namespace, facts: dict[str, Any]) -> list[str]:
                 f"{path}: belongs to a run with {flag} {before}, now it is {value}; give the same, "
                 "or another --name"
             )
-    notes = {"lr": " and goes on from there: learning rates are those of the checkpoint"}
-    differences = [
+    return [
         f"--{name} is {value}, in the run so far it was {saved['training'].get(name)}"
-        f"{notes.get(name, '')}"
+        f"{_RATE_STAYS if name == 'lr' else ''}"
         for name, value in now["training"].items()
         if saved["training"].get(name, value) != value
     ]
-    now["training"]["lr"] = saved["training"].get("lr", now["training"]["lr"])
-    return differences

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
 
 from mace_polmp.errors import InputError
 from mace_polmp.reading import existing_file
+
+Array = NDArray[np.float64]
 
 AVERAGE, FOUNDATION, ESTIMATED = "average", "foundation", "estimated"
 _WORDS = (AVERAGE, FOUNDATION, ESTIMATED)
@@ -165,7 +168,10 @@ def atomic_energies(
                 "by element, such as --E0s '{1: -13.6, 8: -432.1}'"
             )
         if found == AVERAGE:
-            _check_determined(chosen, [z for z in elements if z not in (known or {})])
+            others = [z for z in elements if z not in (known or {})]
+            counts = composition_counts((c.atomic_numbers for c in chosen), others)
+            if sentence := undetermined(counts, others):
+                logging.warning(sentence)
         if known:
             return _averages_of_the_rest(chosen, elements, known)
         return upstream(found, chosen, _Table(elements))
@@ -178,26 +184,38 @@ def atomic_energies(
     return {number: found[number] for number in elements}
 
 
-def _check_determined(configs: list[Any], elements: list[int]) -> None:
-    """Say where compositions do not tell the energies of the elements apart."""
-    counts = np.array(
-        [[np.count_nonzero(c.atomic_numbers == z) for z in elements] for c in configs]
+def composition_counts(structures: Iterable[NDArray[Any]], elements: list[int]) -> Array:
+    """How many atoms of each element structures have, [n_structures, n_elements].
+
+    Args:
+        structures: the atomic numbers of each.
+        elements: atomic numbers.
+    """
+    counts = [[np.count_nonzero(numbers == z) for z in elements] for numbers in structures]
+    return np.array(counts, dtype=float)
+
+
+def undetermined(counts: Array, elements: list[int]) -> str | None:
+    """A sentence on compositions that do not tell the energies of elements apart, or None.
+
+    Args:
+        counts: of composition_counts.
+        elements: atomic numbers.
+    """
+    if not elements or np.linalg.matrix_rank(counts) == len(elements):
+        return None
+    return (
+        f"the compositions do not tell the energies of "
+        f"{', '.join(chemical_symbols[z] for z in elements)} apart: --E0s average fits these "
+        "structures, and says nothing about others; give --E0s by element where you have them"
     )
-    if len(elements) and np.linalg.matrix_rank(counts) < len(elements):
-        logging.warning(
-            "--E0s average: the compositions do not tell the energies of "
-            f"{', '.join(chemical_symbols[z] for z in elements)} apart; they fit these structures, "
-            "and say nothing about other compositions: give --E0s by element where you have them"
-        )
 
 
 def _averages_of_the_rest(
     configs: list[Any], elements: list[int], known: dict[int, float]
 ) -> dict[int, float]:
     """Energies of the other elements that fit the configurations best, eV."""
-    counts = np.array(
-        [[np.count_nonzero(c.atomic_numbers == z) for z in elements] for c in configs], dtype=float
-    )
+    counts = composition_counts((c.atomic_numbers for c in configs), elements)
     given = np.array([known.get(z, 0.0) for z in elements])
     others = [index for index, z in enumerate(elements) if z not in known]
     left = np.array([float(c.properties["energy"]) for c in configs]) - counts @ given

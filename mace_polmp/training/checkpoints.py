@@ -183,7 +183,8 @@ class CheckpointHandler:
         path, checkpoint = found
         logging.info(f"Going on from the weights in checkpoint {path}")
         _load_model(model, checkpoint, path)
-        self.resumed = {key: checkpoint[key] for key in ("progress",) if key in checkpoint}
+        kept = ("progress", "settings")
+        self.resumed = {key: checkpoint[key] for key in kept if key in checkpoint}
         return epoch_of(path) + 1
 
     def _load_best(self, state: Any, stage_two: bool) -> int:
@@ -233,19 +234,17 @@ def normalisation_of(model: torch.nn.Module) -> dict[str, float]:
     }
 
 
-def _load_model(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+def _load_model(model: Any, checkpoint: Checkpoint, path: Path) -> None:
     """Weights, and what else a model has of the data that it was begun with."""
-    name = "atomic_energies_fn.atomic_energies"
-    before = model.state_dict().get(name)
-    before = None if before is None else before.clone()
+    before = model.atomic_energies_fn.atomic_energies.clone()
     model.load_state_dict(checkpoint["model"])
     for where, value in checkpoint.get("normalisation", {}).items():
         module, _, attribute = where.rpartition(".")
         held = getattr(model.get_submodule(module), attribute)
         new = torch.as_tensor(value).to(held) if isinstance(held, torch.Tensor) else value
         setattr(model.get_submodule(module), attribute, new)
-    after = model.state_dict().get(name)
-    if before is not None and not torch.allclose(before, after, rtol=1e-6, atol=1e-6):
+    after = model.atomic_energies_fn.atomic_energies
+    if not torch.allclose(before, after, rtol=1e-6, atol=1e-6):
         logging.warning(
             f"{path}: has other atomic energies than these data give; those of the checkpoint, "
             f"{[round(float(e), 4) for e in after.view(-1)]} eV, are kept"

@@ -19,7 +19,7 @@ import torch
 
 from mace_polmp.errors import InputError
 from mace_polmp.training.checkpoints import CheckpointHandler, normalisation_of
-from mace_polmp.training.options import LOSS_SETTINGS
+from mace_polmp.training.options import loss_settings
 
 _ADVICE = (
     "lower --lr or --head_lr, train in --default_dtype float64, or look at the data with "
@@ -113,13 +113,8 @@ class TrainingLoop:
         known = saved.get("progress", {})
         self.progress = Progress(**known)
         self.progress.next_epoch = max(self.settings["start_epoch"], self.progress.next_epoch)
-        before, now = (x.get("settings", {}).get("training", {}) for x in (saved, self.facts))
-        changed = any(before.get(name, now.get(name)) != now.get(name) for name in LOSS_SETTINGS)
-        left_stage_two = self.progress.stage_two and self.settings["swa"] is None
-        if known and (changed or left_stage_two):
-            logging.info("The loss is another one: which epoch is the best is counted anew")
-            self.progress.lowest_loss, self.progress.waited = math.inf, 0
-            self.progress.stage_two = self.progress.stage_two and not left_stage_two
+        if known:
+            self._compare_losses(saved)
         if self.progress.next_epoch < self.settings["max_num_epochs"]:
             self.progress.ended = self.progress.ended and not self._prolonged(saved)
         ema = self.settings["ema"]
@@ -141,6 +136,19 @@ class TrainingLoop:
             swa.scheduler.load_state_dict(saved["swa_scheduler"])
         if "random" in saved:
             _set_random(saved["random"])
+
+    def _compare_losses(self, saved: dict[str, Any]) -> None:
+        """Forget the best epoch where the loss it had cannot be compared with those to come."""
+        before, now = (x.get("settings", {}).get("training", {}) for x in (saved, self.facts))
+        names = loss_settings(self.progress.stage_two)
+        changed = any(before.get(name, now.get(name)) != now.get(name) for name in names)
+        left_stage_two = self.progress.stage_two and self.settings["swa"] is None
+        if changed or left_stage_two:
+            logging.info("The loss is another one: which epoch is the best is counted anew")
+            self.progress.lowest_loss, self.progress.waited = math.inf, 0
+            self.progress.stage_two = not left_stage_two and self.progress.stage_two
+        if "optimizer" in saved and "lr" in before:  # its rates go on
+            now["lr"] = before["lr"]
 
     def _prolonged(self, saved: dict[str, Any]) -> bool:
         """Whether more epochs are asked for than when it ended."""

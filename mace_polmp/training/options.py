@@ -13,15 +13,17 @@ from mace_polmp.quantities import QUANTITIES
 
 ELECTRICAL_LABELS = ("dipole", "polarizability", "born_charges", "total_charge")
 
-LOSS_SETTINGS = (
-    "loss",
-    "huber_delta",
-    "config_type_weights",
-    "valid_file",
-    "valid_fraction",
-    *(f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *ELECTRICAL_LABELS)),
+_WEIGHTS = tuple(
+    f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *ELECTRICAL_LABELS)
 )
-"""Settings after whose change validation losses cannot be compared with those before."""
+_LOSS = ("loss", "huber_delta", "config_type_weights", "valid_file", "valid_fraction", *_WEIGHTS)
+
+
+def loss_settings(stage_two: bool) -> tuple[str, ...]:
+    """Settings after whose change validation losses cannot be compared with those before."""
+    return (*_LOSS, *(f"swa_{name}" for name in _WEIGHTS if stage_two))
+
+
 """Targets of a training besides energy, forces and stress; each has a weight and a key."""
 
 # Upstream has flags for these already, with weights of 1 and keys that ASE would move elsewhere.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -55,27 +55,21 @@ class Orientation:
             with torch.no_grad():
                 return self._model.read_multipoles(data)[1].charge
 
-    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that turns them first."""
-
-        def turned(*args: Any, **kwargs: Any) -> Any:
-            self()
-            return function(*args, **kwargs)
-
-        return turned
-
 
 def is_free(model: MultipoleMACE, datasets: Iterable[Any]) -> bool:
     """Whether energies do not depend on the sign: not where charges must sum to some charge."""
     if model.long_range_options.constrain_charge == "none":
         return True
-    parts = [
-        part
-        for dataset in datasets
-        for part in (dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset])
-    ]
-    # Data on disk are not read for this.
+    found = [in_memory(dataset) for dataset in datasets]
     return all(
-        isinstance(part, list) and all(float(graph.total_charge) == 0.0 for graph in part)
-        for part in parts
+        graphs is not None and all(float(graph.total_charge) == 0.0 for graph in graphs)
+        for graphs in found
     )
+
+
+def in_memory(dataset: Any) -> list[Any] | None:
+    """The graphs of a data set; None for data on disk, which are not read to look at them."""
+    parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+    if not all(isinstance(part, list) for part in parts):
+        return None
+    return [graph for part in parts for graph in part]

@@ -16,7 +16,6 @@ import torch
 from ase import Atoms
 from mace.tools import torch_geometric
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import ConcatDataset
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
@@ -38,7 +37,7 @@ from mace_polmp.training.loop import TrainingLoop, Upstream
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
-from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
+from mace_polmp.training.orientation import MOST_ATOMS, Orientation, in_memory, is_free
 from mace_polmp.training.phases import HEAD_GROUP, plan_phases
 from mace_polmp.training.statistics import log_head
 from mace_polmp.upstream import training as upstream
@@ -380,11 +379,11 @@ def _check_counts(dataset: Any, kind: str, used: list[str]) -> None:
     Raises:
         InputError: no structure has a label with a weight. Data on disk are not looked at.
     """
-    parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
-    if not all(isinstance(part, list) for part in parts):
+    graphs = in_memory(dataset)
+    if graphs is None:
         return
     names = [f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *used)]
-    for graph in (graph for part in parts for graph in part):
+    for graph in graphs:
         weights = (graph[name] for name in names if name in graph.keys)
         if float(graph.weight) > 0 and any(float(w.max()) > 0 for w in weights if w is not None):
             return

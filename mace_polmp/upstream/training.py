@@ -11,7 +11,7 @@ import copy
 import importlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -124,22 +124,15 @@ def run(args: argparse.Namespace, session: Any, metrics: type) -> None:
 
 @contextmanager
 def _in_place(session: Any) -> Iterator[None]:
-    originals = {
-        (module, name): getattr(module, name)
-        for module, names in _REPLACED.items()
-        for name in names
-    }
     scalings = {name: upstream_modules.scaling_classes[name] for name in _SCALINGS}
-    for (module, name), original in originals.items():
-        setattr(module, name, partial(getattr(session, name), original))
-    for name, scaling in scalings.items():
-        upstream_modules.scaling_classes[name] = partial(session.scaling, scaling)
-    try:
+    with ExitStack() as stack:
+        for module, names in _REPLACED.items():
+            own = {name: partial(getattr(session, name), getattr(module, name)) for name in names}
+            stack.enter_context(replaced(module, **own))
+        stack.callback(upstream_modules.scaling_classes.update, scalings)
+        for name, scaling in scalings.items():
+            upstream_modules.scaling_classes[name] = partial(session.scaling, scaling)
         yield
-    finally:
-        for (module, name), original in originals.items():
-            setattr(module, name, original)
-        upstream_modules.scaling_classes.update(scalings)
 
 
 class _Torch:

@@ -13,15 +13,6 @@ from tests.helpers import make_calculator, random_model, rock_salt, salty_water,
 pytestmark = pytest.mark.usefixtures("device")
 
 
-@pytest.fixture
-def default_double():
-    """As upstream leaves it behind where one model in a process is in double precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 def calculators(model):
     """In double and in single precision."""
     return (
@@ -31,7 +22,7 @@ def calculators(model):
 
 
 @pytest.mark.parametrize("structure", [salty_water, rock_salt, wet_slab])
-@pytest.mark.usefixtures("default_double")
+@pytest.mark.usefixtures("double")
 def test_torchs_default_dtype_does_not_matter(structure):
     double, single = calculators(random_model())
     for name, digits in (("energy", 1e-4), ("forces", 1e-4), ("dipole", 1e-4)):

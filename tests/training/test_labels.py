@@ -59,14 +59,6 @@ def graph(atoms, model):
     return AtomicData.from_config(config, z_table=table, cutoff=float(model.r_max))
 
 
-@pytest.fixture
-def double():
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(previous)
-
-
 def test_the_loss_is_what_it_says_and_masks_what_is_missing(double):
     model = random_model()
     frames = [
