@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     usable, values = _labels(frames, rules, report)
     _geometry(frames, report)
     _vacuum(frames, report)
-    _isolated(frames, rules, report)
+    isolated = _isolated(frames, rules, report)
     _forces(frames, values["forces"], report)
     _energies(frames, values["energy"], report)
     charges = _charges(frames, rules.keys["total_charge"], report)
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"{title}:")
             print("\n".join(f"  - {line}" for line in lines))
     print("flags, once that is mended:" if report.problems else "flags:")
-    print(f"  {' '.join(_flags(args.file, frames, rules.keys, usable, charges))}")
+    print(f"  {' '.join(_flags(args.file, frames, rules.keys, usable, charges, isolated))}")
     if report.problems:
         sys.exit(1)
 
@@ -161,8 +161,8 @@ def _labels(
     return usable, values
 
 
-def _isolated(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
-    """Isolated atoms whose energies a training could not take."""
+def _isolated(frames: list[Atoms], rules: LabelRules, report: Report) -> set[int]:
+    """Look at isolated atoms; returns the elements whose energies a training takes from them."""
     from mace_polmp.structures import is_isolated_atom
     from mace_polmp.training.atomic_energies import check_isolated
     from mace_polmp.upstream.data import isolated_energy
@@ -176,9 +176,10 @@ def _isolated(frames: list[Atoms], rules: LabelRules, report: Report) -> None:
             except InputError as error:
                 report.problems.append((number, str(error)))
     try:
-        check_isolated(found)
+        return set(check_isolated(found))
     except InputError as error:
         report.problems.append((None, str(error)))
+        return set()
 
 
 def _composition(frames: list[Atoms], report: Report) -> None:
@@ -226,7 +227,8 @@ def _vacuum(frames: list[Atoms], report: Report) -> None:
 
     found = []
     for number, atoms in enumerate(frames):
-        if not atoms.pbc.all() or abs(np.linalg.det(atoms.cell.array)) < 1e-3:
+        cell = atoms.cell.array
+        if not atoms.pbc.all() or not np.isfinite(cell).all() or abs(np.linalg.det(cell)) < 1e-3:
             continue
         gaps = [widest_gap(atoms, axis) for axis in range(3)]
         wide = [axis for axis in range(3) if gaps[axis] > _VACUUM]
@@ -334,11 +336,12 @@ def _flags(
     keys: dict[str, str],
     counts: dict[str, int],
     charges: set[float],
+    isolated: set[int],
 ) -> list[str]:
     """A training command for the file."""
     flags = ["mace_run_train --name NAME --model MultipoleMACE", f"--train_file {path}"]
     flags.append("--valid_fraction 0.1 --r_max 4.5 --num_channels 64 --max_L 1 --ema")
-    if not any(a.info.get("config_type") == "IsolatedAtom" for a in frames):
+    if {int(z) for atoms in frames for z in atoms.numbers} - isolated:
         flags.append("--E0s average")
     for name in ("energy", "forces", "stress"):
         if counts[name] and keys[name] != LABELS[name].key:

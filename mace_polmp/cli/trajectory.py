@@ -200,6 +200,12 @@ def _as_written(
     where = str(args.trajectory)
     if name == "dipole" and frames[0].pbc.any():
         _check_jumps(frames, series, where)
+        if not frames[0].pbc.all() and whole_molecules(frames[0]).any():
+            raise InputError(
+                f"{where}: molecules of the slab are cut by the cell, the written dipole is not "
+                "that of whole ones; remove 'dipole' from the frames and give --model, or start "
+                "md from whole molecules"
+            )
     said = frames[0].info.get("epsilon_infinity")
     written = 1.0 if said is None else _number(frames[0], "epsilon_infinity", 0, where)
     if not written >= 1.0:

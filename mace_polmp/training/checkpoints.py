@@ -147,6 +147,7 @@ class CheckpointHandler:
             The next epoch; after the training, the epoch of the best. None if there is no file.
 
         Raises:
+            InputError: the best weights cannot be read.
             TypeError: what is there belongs to another kind of optimizer: upstream then tries
                 again with the one that it changes to.
         """
@@ -191,8 +192,15 @@ class CheckpointHandler:
         path = self.files.best(stage_two)
         if not path.is_file():
             path = self.files.best(False)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-        state.model.load_state_dict(checkpoint["model"])
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+            state.model.load_state_dict(checkpoint["model"])
+        except Exception as error:
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise InputError(
+                f"{path}: the best weights of the run cannot be read ({reason}), and no model is "
+                "written; put the file back, or train again under another --name"
+            ) from error
         logging.info(f"Loading the best weights from {path}")
         return int(checkpoint["epoch"])
 

@@ -152,11 +152,17 @@ class _Session:
         return original(collections_train=atomic_energies.counted(collections_train), **named)
 
     def scaling(self, original: Original, train_loader: Any, energies: Any) -> Any:
-        """Upstream's scale and shift of energies, of the labels that count."""
-        shift, scale = original(_with_label(train_loader, "energy"), energies)
-        forces = _with_label(train_loader, "forces")
-        if forces is not train_loader:
-            scale = original(forces, energies)[1]
+        """Upstream's shift and scale of energies, each of the structures that have its label.
+
+        The shift is a mean of energies; the scale is their spread (std_scaling) or the size of the
+        forces (rms_forces_scaling).
+        """
+        with_energy = _with_label(train_loader, "energy")
+        shift, scale = original(with_energy, energies)
+        if self._args.scaling == "rms_forces_scaling":
+            with_forces = _with_label(train_loader, "forces")
+            if with_forces is not with_energy:
+                scale = original(with_forces, energies)[1]
         return shift, scale
 
     # Model.

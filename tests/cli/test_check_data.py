@@ -218,3 +218,16 @@ def test_ions_get_constrained_charges(tmp_path, capsys):
         atoms.info["total_charge"] = -1.0
     text, _ = check(capsys, write_data(tmp_path, frames))
     assert "--constrain_charge softness" in text and "--conserve_charge" not in text
+
+
+def test_isolated_atoms_of_some_elements_leave_the_others_to_averages(tmp_path, capsys):
+    """The command that it prints can be run."""
+    frames = open_frames(12)
+    frames.append(Atoms("H", info={"REF_energy": -13.0, "config_type": "IsolatedAtom"}))
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "--E0s average" in text
+    for symbol, energy in (("O", -400.0), ("Cl", -300.0)):
+        info = {"REF_energy": energy, "config_type": "IsolatedAtom"}
+        frames.append(Atoms(symbol, info=info))
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "--E0s" not in text.partition("flags:")[2]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from scipy.signal import lfilter
@@ -249,3 +250,31 @@ def test_what_frames_say_is_checked(tmp_path, capsys, name):
         main(["spectrum", "ir", str(tmp_path / "run.xyz"), "--resolution", "2000", *more])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 1 and message in error
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_written_dipoles_of_molecules_that_the_cell_cuts_are_refused(tmp_path, capsys, cut):
+    """A molecule across the boundary has a charge times a lattice vector too much in it."""
+    frames = []
+    for number in range(200):
+        atoms = molecule("H2O")
+        atoms.set_cell([6.0, 6.0, 20.0])
+        atoms.pbc = (True, True, False)
+        atoms.positions += [0.0, 0.1, 5.0]
+        atoms.positions[2, 1] += 0.01 * np.sin(0.5 * number)
+        if cut:
+            atoms.positions[1, 1] += 6.0
+        atoms.set_momenta(np.random.default_rng(number).normal(size=(3, 3)))
+        atoms.info["time_fs"] = 0.5 * number
+        dipole = np.array([0.0, np.sin(0.5 * number), 0.0])
+        atoms.calc = SinglePointCalculator(atoms, dipole=dipole)
+        frames.append(atoms)
+    write(tmp_path / "run.xyz", frames)
+    command = ["spectrum", "ir", str(tmp_path / "run.xyz"), "--resolution", "800"]
+    if not cut:
+        main(command)
+        return
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 1 and "molecules of the slab are cut by the cell" in error

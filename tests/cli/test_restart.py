@@ -325,3 +325,27 @@ def test_a_kill_in_the_first_epoch_blocks_nothing(tmp_path):
     (tmp_path / "parts" / "checkpoints" / "m_run-3_epoch-0.pt").unlink()
     train(tmp_path / "parts", train_file=data, max_num_epochs=2, restart_latest=True)
     assert_same(tmp_path / "whole" / "m.model", tmp_path / "parts" / "m.model")
+
+
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_best_weights_that_cannot_be_read_are_named(tmp_path, capsys, monkeypatch, how):
+    data = write_data(tmp_path)
+    train(tmp_path, train_file=data, max_num_epochs=1)
+    (tmp_path / "m.model").unlink()
+    best = tmp_path / "checkpoints" / "m_run-3_best.pt"
+    best.unlink() if how == "missing" else best.write_bytes(best.read_bytes()[:100])
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path, train_file=data, max_num_epochs=1, restart_latest=True)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 1
+    assert "m_run-3_best.pt: the best weights of the run cannot be read" in error
+    assert not (tmp_path / "m.model").exists()
+
+
+def test_lbfgs_after_other_weights_counts_the_best_anew(tmp_path):
+    data = write_data(tmp_path, open_frames(6))
+    train(tmp_path, train_file=data, max_num_epochs=2)
+    more = dict(lbfgs=True, restart_latest=True, max_num_epochs=4, forces_weight=1e5)
+    train(tmp_path, train_file=data, **more)
+    best = torch.load(tmp_path / "checkpoints" / "m_run-3_best.pt", weights_only=False)
+    assert best["epoch"] >= 2

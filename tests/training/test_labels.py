@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,16 @@ from mace_polmp.training.labels import check_presence
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
-from tests.helpers import ELEMENTS, evaluate, random_model, rock_salt, salty_water, wet_slab
+from mace_polmp.training.session import _Session
+from tests.helpers import (
+    ELEMENTS,
+    evaluate,
+    random_model,
+    rattled,
+    rock_salt,
+    salty_water,
+    wet_slab,
+)
 
 WEIGHTS = dict(dipole=2.0, polarizability=3.0, born_charges=5.0, total_charge=7.0)
 OPTIONS = TrainingOptions(**{f"{name}_weight": weight for name, weight in WEIGHTS.items()})
@@ -277,3 +287,30 @@ def test_a_weight_is_one_number(value):
     atoms = labelled(salty_water(), config_dipole_weight=value)
     with pytest.raises(InputError, match="frame 2: config_dipole_weight must be one number"):
         check_frame(atoms, RULES, "frame 2")
+
+
+@pytest.mark.parametrize("name", ["std_scaling", "rms_forces_scaling"])
+def test_the_scale_of_energies_is_that_of_the_labels_that_count(double, name):
+    """Half of the structures have energies only, the others forces only."""
+    model = random_model()
+    energies, forces = [], []
+    for seed in range(6):
+        atoms = labelled(rattled(rock_salt(), seed), seed, REF_energy=-20.0 - seed)
+        if seed % 2:
+            energies.append(labelled(atoms, seed, REF_energy=-20.0 - seed, REF_forces=None))
+        else:
+            forces.append(labelled(atoms, seed, REF_energy=None))
+
+    def loader(frames):
+        graphs = [graph(atoms, model) for atoms in frames]
+        return torch_geometric.dataloader.DataLoader(dataset=graphs, batch_size=2)
+
+    original = modules.scaling_classes[name]
+    zero = np.zeros(len(ELEMENTS))
+    session = SimpleNamespace(_args=SimpleNamespace(scaling=name))
+    shift, scale = _Session.scaling(session, original, loader(energies + forces), zero)
+    expected = original(loader(energies), zero)
+    assert shift == pytest.approx(expected[0])
+    if name == "rms_forces_scaling":
+        expected = original(loader(forces), zero)
+    assert scale == pytest.approx(expected[1]) and scale > 0.1
