@@ -106,9 +106,7 @@ class ThermalBussi(Bussi):  # type: ignore[misc]
         kinetic = self._motion.kinetic_energy(self.atoms)
         alpha = self.calculate_alpha(kinetic)
         momenta = self.atoms.get_momenta()
-        drift = 0.0
-        if self._motion.drifts:
-            drift = self._masses * momenta.sum(0) / self._masses.sum()
+        drift = self._motion.drift(self.atoms)
         self.atoms.set_momenta(drift + alpha * (momenta - drift))
         self.transferred_energy += (alpha**2 - 1.0) * kinetic
 

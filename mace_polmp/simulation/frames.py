@@ -80,7 +80,7 @@ def make_frame(
         "timestep_fs": timestep,
         "temperature_K": row["temperature_K"],
         INFO: motion.count,
-        RESTS: motion.drifts,
+        RESTS: motion.said(),
     }
     if atoms.pbc.all():  # what makes physical charges of latent ones
         info["epsilon_infinity"] = calculator.permittivity()

@@ -2,9 +2,9 @@
 
 A kinetic temperature is 2 K/(k n) with the n degrees of freedom that share the energy and the
 kinetic energy K in them. Those are not all 3N: fixed coordinates do not move; the momentum of the
-centre of mass is conserved by everything but a thermostat that pushes each atom by itself
-(Langevin); and an open structure that does not turn will not begin to. Energy of a motion that does
-not count, such as a steady drift, is left out of K.
+centre of mass, along the axes that constraints leave free, is conserved by everything but a
+thermostat that pushes each atom by itself (Langevin); and an open structure that does not turn will
+not begin to. Energy of a motion that does not count, such as a steady drift, is left out of K.
 """
 
 from __future__ import annotations
@@ -28,13 +28,19 @@ INFO = "degrees_of_freedom"
 """The name of the count among what a frame says."""
 
 RESTS = "centre_of_mass_rests"
-"""The name of what a frame says of ThermalMotion.drifts."""
+"""The name of what a frame says of ThermalMotion.axes: all (true), none (false) or the matrix that
+projects on them."""
 
 _THERMAL = 1e-3
 """A rigid motion with less than this fraction of its share of the energy does not count."""
 
-# Constraints that leave a structure free to move as a whole; others hold it in space.
+# Constraints that hold atoms among each other only: the structure moves as a whole.
 _NOT_PINNING = ("FixBondLengths", "FixInternals", "FixLinearTriatomic", "FixCom")
+# Constraints that hold atoms in space, each by a linear rule.
+_PROJECTING = ("FixAtoms", "FixedPlane", "FixedLine", "FixCartesian", "FixScaled")
+
+Axes = tuple[tuple[float, ...], ...]
+ALL: Axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,30 @@ class ThermalMotion:
 
     Attributes:
         count: number of degrees of freedom.
-        drifts: whether the centre of mass is not among them; its energy is then left out.
+        axes: orthonormal directions along which the motion of the centre of mass is not among them;
+            its energy is then left out.
     """
 
     count: int
-    drifts: bool
+    axes: Axes = ()
+
+    @property
+    def drifts(self) -> bool:
+        """Whether any motion of the centre of mass is left out."""
+        return len(self.axes) > 0
+
+    def said(self) -> bool | Array:
+        """What a frame says of the axes, see RESTS."""
+        if len(self.axes) in (0, 3):
+            return self.drifts
+        return _projector(self.axes)
+
+    def drift(self, atoms: Atoms) -> Array:
+        """The momenta of the motion that is left out, [n_atoms, 3]."""
+        masses = atoms.get_masses()
+        momentum = _projector(self.axes) @ atoms.get_momenta().sum(0)
+        out: Array = masses[:, None] * momentum / masses.sum()
+        return out
 
     @classmethod
     def of(cls, atoms: Atoms, pushes_atoms: bool = False, turned: bool = False) -> ThermalMotion:
@@ -60,12 +85,12 @@ class ThermalMotion:
             turned: whether something turns the structure, such as an external field.
         """
         if pushes_atoms:
-            return cls(_unfixed(atoms), False)
-        drifts = _is_free(atoms)
-        count = _unfixed(atoms) - (3 if drifts and not _holds_centre(atoms) else 0)
-        if drifts and not turned and not atoms.pbc.any():
+            return cls(_unfixed(atoms))
+        axes = _free_axes(atoms)
+        count = _unfixed(atoms) - (0 if _holds_centre(atoms) else len(axes))
+        if len(axes) == 3 and not turned and not atoms.pbc.any():
             count -= _still_rotations([atoms], count)
-        return cls(count, drifts)
+        return cls(count, axes)
 
     @classmethod
     def of_frames(cls, frames: Sequence[Atoms]) -> ThermalMotion:
@@ -74,34 +99,35 @@ class ThermalMotion:
         Momenta that do not change, a drift, do not count. Atoms that never move are fixed.
         """
         first = frames[0]
-        said = {atoms.info.get(INFO) for atoms in frames}
-        rests = {atoms.info.get(RESTS) for atoms in frames}
-        if len(said) == 1 and None not in said:
-            count = _count_of(said.pop())
-            drifts = rests.pop() if len(rests) == 1 else None
-            if drifts is None:  # frames of an earlier version
-                drifts = _is_free(first) and count < _unfixed(first)
-            return cls(count, bool(drifts))
-        still = ~np.any([atoms.get_momenta().any(1) for atoms in frames], axis=0)
+        free = _free_axes(first)
         unfixed = _unfixed(first)
+        counts = {_count_of(atoms.info[INFO]) if INFO in atoms.info else None for atoms in frames}
+        if len(counts) == 1 and (count := counts.pop()) is not None:
+            axes = _axes_said(first) if RESTS in first.info else None
+            if axes is None:  # frames of an earlier version
+                axes = free if count < unfixed else ()
+            return cls(count, axes)
+        still = ~np.any([atoms.get_momenta().any(1) for atoms in frames], axis=0)
         if not first.constraints and still.any():
-            return cls(unfixed - 3 * int(still.sum()), False)
-        if not _is_free(first):
-            return cls(unfixed, False)
-        count = unfixed - (0 if _holds_centre(first) else 3)
-        momenta = np.array([atoms.get_momenta().sum(0) for atoms in frames])
+            return cls(unfixed - 3 * int(still.sum()))
+        if not free:
+            return cls(unfixed)
+        count = unfixed - (0 if _holds_centre(first) else len(free))
+        momenta = np.array([_projector(free) @ atoms.get_momenta().sum(0) for atoms in frames])
         mass = float(first.get_masses().sum())
-        inside = np.mean([_kinetic(atoms, without_drift=True) for atoms in frames])
+        inside = np.mean([cls(count, free).kinetic_energy(atoms) for atoms in frames])
         scatter = 0.5 * momenta.var(0).sum() / mass  # kinetic energy of what is not a steady drift
-        if scatter > _THERMAL * 3.0 * inside / max(count, 1):
-            return cls(unfixed, False)
-        if not first.pbc.any():
+        if scatter > _THERMAL * len(free) * inside / max(count, 1):
+            return cls(unfixed)
+        if len(free) == 3 and not first.pbc.any():
             count -= _still_rotations(frames, count)
-        return cls(count, True)
+        return cls(count, free)
 
     def kinetic_energy(self, atoms: Atoms) -> float:
         """The kinetic energy of the motion that counts, eV."""
-        return _kinetic(atoms, self.drifts)
+        momentum = _projector(self.axes) @ atoms.get_momenta().sum(0)
+        whole = 0.5 * float(momentum @ momentum) / float(atoms.get_masses().sum())
+        return float(atoms.get_kinetic_energy()) - whole
 
     def temperature(self, atoms: Atoms) -> float:
         """K; 0 where nothing counts."""
@@ -126,29 +152,66 @@ def _unfixed(atoms: Atoms) -> int:
     return int(atoms.get_number_of_degrees_of_freedom())
 
 
-def _is_free(atoms: Atoms) -> bool:
-    """Whether the momentum of the structure as a whole is conserved."""
-    return len(atoms) > 1 and not any(_pins(constraint) for constraint in atoms.constraints)
+def _projector(axes: Axes) -> Array:
+    """The matrix that keeps what of a vector lies along axes, [3, 3]."""
+    matrix = np.reshape(np.asarray(axes, dtype=float), (-1, 3))
+    out: Array = matrix.T @ matrix
+    return out
 
 
-def _pins(constraint: Any) -> bool:
-    """Whether a constraint holds atoms in space, and not only among each other."""
-    if type(constraint).__name__ == "Hookean":  # a spring to another atom, a point or a plane
-        return bool(getattr(constraint, "_type", "two atoms") != "two atoms")
-    return type(constraint).__name__ not in _NOT_PINNING
+def _axes_of(projector: Array) -> Axes:
+    """The axes that a matrix projects on."""
+    values, vectors = np.linalg.eigh(projector)
+    if (values > 0.5).all():
+        return ALL
+    return tuple(tuple(float(x) for x in v) for v in vectors.T[values > 0.5])
+
+
+def _axes_said(atoms: Atoms) -> Axes | None:
+    """The axes that a frame says, None of what is not understood."""
+    said = np.asarray(atoms.info[RESTS])
+    if said.size == 1:
+        return ALL if bool(said) else ()
+    if said.size != 9 or said.dtype.kind not in "if" or not np.isfinite(said).all():
+        raise InputError(
+            f"the frames' {RESTS} must be true, false or a 3 x 3 matrix, got {said.tolist()!r}"
+        )
+    matrix = said.reshape(3, 3).astype(float)
+    return _axes_of(0.5 * (matrix + matrix.T))
+
+
+def _free_axes(atoms: Atoms) -> Axes:
+    """Along which axes the momentum of the structure as a whole is conserved.
+
+    Those are the directions in which all constraints let the whole structure be moved.
+    """
+    if len(atoms) < 2:
+        return ()
+    held = np.zeros((3, 3))  # sum of what constraints take off moves along the axes, squared
+    for constraint in atoms.constraints:
+        kind = type(constraint).__name__
+        if kind == "Hookean":  # a spring to another atom, a point or a plane
+            to = getattr(constraint, "_type", "two atoms")
+            normal = np.asarray(constraint.plane[:3]) if to == "plane" else None
+            if to == "point":
+                return ()
+            held += np.zeros((3, 3)) if normal is None else np.outer(normal, normal)
+        elif kind in _PROJECTING:
+            taken = []
+            for axis in np.eye(3):
+                moved = atoms.positions + axis
+                constraint.adjust_positions(atoms, moved)
+                taken.append((moved - atoms.positions - axis).ravel())
+            held += np.array(taken) @ np.array(taken).T
+        elif kind not in _NOT_PINNING:
+            return ()
+    values, vectors = np.linalg.eigh(held)
+    return _axes_of((vectors * (values < 1e-12)) @ vectors.T)
 
 
 def _holds_centre(atoms: Atoms) -> bool:
     """Whether a constraint takes the centre of mass away already."""
     return any(isinstance(constraint, FixCom) for constraint in atoms.constraints)
-
-
-def _kinetic(atoms: Atoms, without_drift: bool) -> float:
-    energy = float(atoms.get_kinetic_energy())
-    if without_drift:
-        momentum = atoms.get_momenta().sum(0)
-        energy -= 0.5 * float(momentum @ momentum) / float(atoms.get_masses().sum())
-    return energy
 
 
 def _still_rotations(frames: Sequence[Atoms], count: int) -> int:
@@ -161,7 +224,7 @@ def _still_rotations(frames: Sequence[Atoms], count: int) -> int:
         n_rotations = max(n_rotations, len(rotations))
         weighted = (atoms.get_momenta() / np.sqrt(masses)[:, None]).ravel()
         turning += 0.5 * float(((rotations @ weighted) ** 2).sum())
-        inside += _kinetic(atoms, without_drift=True)
+        inside += ThermalMotion(count, ALL).kinetic_energy(atoms)
     share = inside * n_rotations / max(count, 1)
     return n_rotations if turning <= _THERMAL * share else 0
 
@@ -185,15 +248,17 @@ def draw_momenta(
     masses = atoms.get_masses()
     root = np.sqrt(masses)[:, None]
     weighted = np.sqrt(units.kB * temperature) * rng.standard_normal((len(atoms), 3))
-    if _is_free(atoms) and not (drift and rotation):
-        rigid = rigid_motions(atoms.positions, masses, rotations=not rotation)
-        rigid = rigid[3:] if drift else rigid
-        weighted = weighted - (rigid.T @ (rigid @ weighted.ravel())).reshape(-1, 3)
+    axes = _free_axes(atoms)
+    if len(axes) == 3 and not rotation:
+        turns = rigid_motions(atoms.positions, masses, rotations=True)[3:]
+        weighted = weighted - (turns.T @ (turns @ weighted.ravel())).reshape(-1, 3)
     atoms.set_momenta(root * weighted)
+    if not drift:
+        atoms.set_momenta(atoms.get_momenta() - ThermalMotion(0, axes).drift(atoms))
 
 
 def take_off_drift(atoms: Atoms) -> float:
-    """Let the centre of mass rest; returns the speed that it had, Å/fs."""
+    """Let the centre of mass of free atoms rest; returns the speed that it had, Å/fs."""
     masses = atoms.get_masses()
     velocity = atoms.get_momenta().sum(0) / masses.sum()
     atoms.set_momenta(atoms.get_momenta() - masses[:, None] * velocity)

@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixedPlane
 from ase.neighborlist import neighbor_list
 
 from mace_polmp.simulation.ensembles import Ensemble
@@ -92,6 +92,28 @@ def test_atoms_on_a_fixed_one_have_it_too():
     water.set_constraint(FixAtoms([0]))
     mean, error = mean_temperature(water, Springs(water, 1.8))
     assert mean == pytest.approx(300.0, abs=5 * error) and error < 15.0
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 1, 2]])
+def test_atoms_in_a_plane_have_it_too(indices):
+    """The momentum within the plane is conserved: 8 − 2 or 6 − 2 degrees move."""
+    water = molecule("H2O")
+    water.set_constraint(FixedPlane(indices, (1, 0, 0)))
+    settings = dict(timestep=0.5, temperature=300.0, friction=0.02, time_constant=10.0)
+    ensemble = Ensemble("bussi", **settings, pressure=1.0, pressure_time=200.0)
+    rng = np.random.default_rng(3)
+    draw_momenta(water, 300.0, rng)
+    water.calc = Springs(water, 1.8)
+    dynamics = ensemble.dynamics(water, ThermalMotion.of(water), rng)
+    found = []
+    for _ in range(12000):
+        dynamics.run(1)
+        np.testing.assert_allclose(water.get_momenta().sum(0)[1:], 0.0, atol=1e-9)
+        found.append(water.get_kinetic_energy())
+    count = 9 - len(indices) - 2
+    found = 2.0 * np.array(found[1200:]) / (count * units.kB)
+    error = found.reshape(20, -1).mean(1).std() / np.sqrt(20)
+    assert found.mean() == pytest.approx(300.0, abs=5 * error) and error < 15.0
 
 
 def test_a_drift_stays_what_it_is():
