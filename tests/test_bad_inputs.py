@@ -200,7 +200,8 @@ TRAINING = {
     "--born_charges_weight nan": "born_charges_weight must be a number of 0 or more",
     "--total_charge_weight -2": "total_charge_weight must be a number of 0 or more",
     "--polarizability_weight inf": "polarizability_weight must be a number of 0 or more",
-    "--clip_grad -1": "--clip_grad must be a number of 0 or more",
+    "--clip_grad -1": "--clip_grad must be a positive number",
+    "--clip_grad 0": "--clip_grad must be a positive number",
     "--ema --ema_decay 1.5": "--ema_decay must be a number between 0 and 1",
     "--ema --ema_decay 0": "--ema_decay must be a number between 0 and 1",
     "--max_num_epochs 0": "--max_num_epochs must be a whole number of 1 or more",
@@ -210,8 +211,30 @@ TRAINING = {
     "--valid_batch_size 0": "--valid_batch_size must be a whole number of 1 or more",
     "--seed -1": "--seed must be a whole number of 0 or more",
     "--seed 99999999999": "--seed must be at most",
-    "--lr -0.1": "--lr must be a number of 0 or more",
-    "--lr nan": "--lr must be a number of 0 or more",
+    "--lr -0.1": "--lr must be a positive number",
+    "--lr nan": "--lr must be a positive number",
+    "--lr 0": "--lr must be a positive number",
+    "--mean nan": "--mean must be a number",
+    "--max_ell 12": "--max_ell must be at most 11",
+    "--scheduler Cosine": "--scheduler must be one of ReduceLROnPlateau, ExponentialLR",
+    "--log_level LOUD": "--log_level must be one of DEBUG, INFO",
+    "--optimizer schedulefree": "needs the package schedulefree; install it",
+    "--wandb": "needs the package wandb; install it",
+    "--MLP_irreps many": "--MLP_irreps must be irreps with scalars",
+    "--MLP_irreps 4x1o": "--MLP_irreps must be irreps with scalars",
+    "--radial_MLP wide": "--radial_MLP must be a list such as '[64, 64, 64]'",
+    "--radial_MLP [0]": "--radial_MLP must be a list such as '[64, 64, 64]'",
+    "--hidden_irreps big": "--hidden_irreps must be irreps with scalars",
+    "--hidden_irreps 8x1o": "--hidden_irreps must be irreps with scalars",
+    "--hidden_irreps 4x0e+4x1o --num_channels 8": "than --num_channels and --max_L",
+    "--statistics_file none.json": "--statistics_file none.json: no such file",
+    "--statistics_file blank.json": "--statistics_file blank.json: not a JSON file",
+    "--statistics_file list.json": "list.json: has no 'atomic_numbers'",
+    "--statistics_file folder": "is a folder",
+    "--test_dir none": "--test_dir none: no such folder",
+    "--model_dir good.xyz": "good.xyz is a file; name a folder",
+    "--work_dir good.xyz/deeper": "good.xyz is a file; name a folder",
+    "--results_dir good.xyz": "good.xyz is a file; name a folder",
     "--valid_fraction 0": "--valid_fraction must be a number between 0 and 1",
     "--valid_fraction 1.5": "--valid_fraction must be a number between 0 and 1",
     "--num_interactions 0": "--num_interactions must be a whole number of 1 or more",
@@ -261,6 +284,8 @@ TRAINING = {
     "--multipole_lmax one": "multipole_lmax",
     "--smearing 0": "smearing",
     "--smearing nan": "smearing",
+    "--smearing 1e-9": "smearing must be a length in Å from 0.05 to 20.0",
+    "--kspace_spacing 1e9": "kspace_spacing must be a length in Å from 0.05 to 20.0",
     "--epsilon_infinity 0.5": "epsilon_infinity",
     "--epsilon_infinity high": "epsilon_infinity",
     "--induced spin": "induced",
@@ -485,6 +510,8 @@ def folder(tmp_path_factory):
     alien.numbers[:] = 54
     write(folder / "alien.xyz", alien)
     (folder / "broken.json").write_text("{")
+    (folder / "blank.json").touch()
+    (folder / "list.json").write_text("[]")
     return folder
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.errors import InputError
 from mace_polmp.units import WAVENUMBER
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 # The fastest vibrations, cm⁻¹, by the mass (amu) of the lightest atom up to which they are found:
 # O-H, O-D, C≡O and N≡N, and those of heavier atoms.
@@ -18,6 +22,9 @@ _HEAVY = 1500.0
 _MOST_OF_A_CELL = 0.4
 """The farthest an atom may go between frames, in units of a lattice vector: beyond half of one it
 might as well have gone the other way."""
+
+_BOND = 1.2
+"""Atoms closer than this times the sum of their covalent radii are bonded."""
 
 
 def fastest_vibration(masses: Array) -> float:
@@ -84,3 +91,39 @@ def wrapped_between(fractions: Array, pbc: Array) -> Array:
     steps = np.where(pbc, np.diff(fractions, axis=0), 0.0)
     found: Array = (np.abs(steps) > 0.5).any((1, 2))
     return found
+
+
+def whole_molecules(atoms: Atoms) -> Array:
+    """Lattice vectors that put the molecules of a slab together, [n_atoms, 3] in their units.
+
+    The dipole of a molecule whose charges fluctuate is that of its atoms side by side.
+
+    Raises:
+        InputError: bonded atoms form a network through the cell: in its plane the slab has no
+            dipole, and needs the Born charges that are not available for slabs.
+    """
+    from ase.neighborlist import natural_cutoffs, neighbor_list
+
+    first, second, shifts = neighbor_list("ijS", atoms, natural_cutoffs(atoms, mult=_BOND))
+    bonds: dict[int, list[tuple[int, Array]]] = {}
+    for i, j, shift in zip(first, second, shifts, strict=True):
+        bonds.setdefault(int(i), []).append((int(j), shift))
+    out = np.full((len(atoms), 3), np.nan)
+    for start in range(len(atoms)):
+        if not np.isnan(out[start, 0]):
+            continue
+        out[start] = 0.0
+        queue = [start]
+        while queue:
+            i = queue.pop()
+            for j, shift in bonds.get(i, []):
+                if np.isnan(out[j, 0]):
+                    out[j] = out[i] + shift
+                    queue.append(j)
+                elif (out[j] != out[i] + shift).any():
+                    raise InputError(
+                        "the atoms of the slab form a network across the boundaries of the cell, "
+                        f"atoms {i} and {j} for instance: its dipole within the plane is not "
+                        "defined, and Born charges of slabs are not available"
+                    )
+    return out

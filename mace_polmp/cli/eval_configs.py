@@ -11,6 +11,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.io.extxyz import per_atom_properties
 from tqdm import tqdm
 
 from mace_polmp.cli.common import UNCONSTRAINED, run_command
@@ -123,6 +124,8 @@ def _evaluate(
     moved = evaluation.evaluate(args, model.trained_on.total_charge_key, collect)
     frames = ase.io.read(args.output, index=":")
     for number, atoms in enumerate(frames):
+        if args.info_prefix == "":  # under their bare names ASE takes results for a calculator's
+            _results_back(atoms)
         for name in ("energy", "forces"):
             places = atoms.arrays if name == "forces" else atoms.info
             check_prediction(places[args.info_prefix + name], name, f"structure {number}")
@@ -143,6 +146,12 @@ def _evaluate(
             atoms.arrays[args.info_prefix + "BEC"] = born[number].reshape(-1, 9)
     with replacing(target) as temporary:
         ase.io.write(temporary, frames, format="extxyz")
+
+
+def _results_back(atoms: Atoms) -> None:
+    """Put the results that ASE attaches as a calculator back among info and arrays."""
+    for name, value in ({} if atoms.calc is None else atoms.calc.results).items():
+        (atoms.arrays if name in per_atom_properties else atoms.info)[name] = value
 
 
 def _born_charges(

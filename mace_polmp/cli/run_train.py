@@ -24,7 +24,7 @@ _OTHER_LOSSES = ("dipole", "dipole_polar", "energy_forces_dipole")
 def build_parser() -> argparse.ArgumentParser:
     """Upstream's parser with groups for the head, electrical labels and fine-tuning.
 
-    What is not given is absent from the parsed arguments.
+    What is not given is absent from the parsed restarts.
     """
     from mace import tools
 
@@ -81,7 +81,7 @@ def _lenient(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def asked_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The head's settings that were given, from parsed arguments."""
+    """The head's settings that were given, from parsed restarts."""
     given = {f.name: getattr(args, f.name, None) for f in fields(LongRangeOptions)}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -99,9 +99,10 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.modules import MultipoleMACE
     from mace_polmp.modules.io import check_device
     from mace_polmp.modules.record import TrainingRecord
-    from mace_polmp.training import arguments, session
+    from mace_polmp.training import restarts, session
     from mace_polmp.training.data_checks import check_training_data, plain_heads
     from mace_polmp.training.fine_tuning import inherit
+    from mace_polmp.training.flags import check_arguments
     from mace_polmp.training.foundation import check_foundation_model, readable_foundation
     from mace_polmp.training.options import TrainingOptions
     from mace_polmp.training.statistics import log_multipoles
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
             f"--loss {args.loss} is not for --model {MODEL_NAME}; take --loss weighted (or stress, "
             "universal, huber) with --dipole_weight, --polarizability_weight"
         )
-    arguments.check_arguments(args)
+    check_arguments(args)
     if args.heads is not None:
         args.heads = plain_heads(args, training)
     _check_mode(args, training)
@@ -128,12 +129,12 @@ def run(args: argparse.Namespace) -> None:
     former = foundation if isinstance(foundation, MultipoleMACE) else None
     options = inherit(asked, former)
     data = check_training_data(args, options, training, foundation)
-    facts = arguments.facts_of(args, options, data.elements)
-    files, _ = arguments.files_of(args)
+    facts = restarts.facts_of(args, options, data.elements)
+    files, _ = restarts.files_of(args)
     if files.lock().exists():
         with _only_writer(args, locked(files.lock(), f"the run {files.tag}")):
             pass  # refuses while another process is at it
-    notes = arguments.check_restart(args, facts)  # refuses, before a folder is made
+    notes = restarts.check_restart(args, facts)  # refuses, before a folder is made
     record = TrainingRecord(training.key("total_charge"), tuple(sorted(data.boundaries)))
     make_folder(files.folder)
     with (

@@ -22,10 +22,6 @@ _JUMP = 3.0
 """A dipole that changes by more than this times its usual change where atoms were wrapped jumps."""
 
 
-_BOND = 1.2
-"""Atoms closer than this times the sum of their covalent radii are bonded."""
-
-
 @dataclass(frozen=True)
 class Series:
     """What a trajectory says, by frame.
@@ -200,11 +196,10 @@ def _as_written(
     where = str(args.trajectory)
     if name == "dipole" and frames[0].pbc.any():
         _check_jumps(frames, series, where)
-        if not frames[0].pbc.all() and whole_molecules(frames[0]).any():
+        if not frames[0].pbc.all() and sampling.whole_molecules(frames[0]).any():
             raise InputError(
                 f"{where}: molecules of the slab are cut by the cell, the written dipole is not "
-                "that of whole ones; remove 'dipole' from the frames and give --model, or start "
-                "md from whole molecules"
+                "that of whole ones; remove 'dipole' from the frames and give --model"
             )
     said = frames[0].info.get("epsilon_infinity")
     written = 1.0 if said is None else _number(frames[0], "epsilon_infinity", 0, where)
@@ -285,7 +280,7 @@ def _evaluate(
     positions = [atoms.positions for atoms in frames]
     if name == "dipole" and frames[0].pbc.any():
         fractions = _fractions(frames)
-        fractions += whole_molecules(frames[0])
+        fractions += sampling.whole_molecules(frames[0])
         fractions = sampling.unwrapped(fractions, frames[0].pbc)
         positions = [
             atoms.cell.complete().cartesian_positions(fraction)
@@ -305,39 +300,3 @@ def _evaluate(
         values.append(value)
     epsilon = calculator.permittivity() if frames[0].pbc.all() else 1.0
     return np.array(values), epsilon
-
-
-def whole_molecules(atoms: Atoms) -> Array:
-    """Lattice vectors that put the molecules of a slab together, [n_atoms, 3] in their units.
-
-    The dipole of a molecule whose charges fluctuate is that of its atoms side by side.
-
-    Raises:
-        InputError: bonded atoms form a network through the cell: in its plane the slab has no
-            dipole, and needs the Born charges that are not available for slabs.
-    """
-    from ase.neighborlist import natural_cutoffs, neighbor_list
-
-    first, second, shifts = neighbor_list("ijS", atoms, natural_cutoffs(atoms, mult=_BOND))
-    bonds: dict[int, list[tuple[int, Array]]] = {}
-    for i, j, shift in zip(first, second, shifts, strict=True):
-        bonds.setdefault(int(i), []).append((int(j), shift))
-    out = np.full((len(atoms), 3), np.nan)
-    for start in range(len(atoms)):
-        if not np.isnan(out[start, 0]):
-            continue
-        out[start] = 0.0
-        queue = [start]
-        while queue:
-            i = queue.pop()
-            for j, shift in bonds.get(i, []):
-                if np.isnan(out[j, 0]):
-                    out[j] = out[i] + shift
-                    queue.append(j)
-                elif (out[j] != out[i] + shift).any():
-                    raise InputError(
-                        "the atoms of the slab form a network across the boundaries of the cell, "
-                        f"atoms {i} and {j} for instance: its dipole within the plane is not "
-                        "defined, and Born charges of slabs are not available"
-                    )
-    return out

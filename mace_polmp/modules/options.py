@@ -21,9 +21,10 @@ def option(
     parse: Callable[[str], Any] | None = None,
     choices: tuple[Any, ...] | None = None,
     kind: str = "length in Å",
+    limits: tuple[float, float] = (0.0, math.inf),
 ) -> Any:
     """A field of a dataclass of options, with what its flag needs."""
-    metadata = {"help": help, "type": parse, "choices": choices, "kind": kind}
+    metadata = {"help": help, "type": parse, "choices": choices, "kind": kind, "limits": limits}
     return field(default=default, metadata=metadata)
 
 
@@ -91,9 +92,11 @@ class LongRangeOptions:
         lambda text: text if text == LEARN else float(text),
         kind="permittivity",
     )
-    smearing: float = option(1.0, "width of the Gaussian of every multipole (Ang)", float)
+    smearing: float = option(
+        1.0, "width of the Gaussian of every multipole (Ang)", float, limits=(0.05, 20.0)
+    )
     kspace_spacing: float = option(
-        2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Ang)", float
+        2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Ang)", float, limits=(0.05, 20.0)
     )
     long_range_solver: str = option(
         "auto",
@@ -115,6 +118,11 @@ class LongRangeOptions:
                 choose(f.name, value, f.metadata["choices"])
             if f.metadata["type"] is float and not _is_positive(value):
                 raise InputError(f"{f.name} must be a positive {f.metadata['kind']}, got {value!r}")
+            low, high = f.metadata["limits"]
+            if f.metadata["type"] is float and not low <= value <= high:
+                raise InputError(
+                    f"{f.name} must be a {f.metadata['kind']} from {low} to {high}, got {value!r}"
+                )
             if f.metadata["type"] is None and not isinstance(value, bool):
                 raise InputError(f"{f.name} must be true or false, got {value!r}")
         permittivity = self.epsilon_infinity

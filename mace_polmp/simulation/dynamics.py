@@ -18,6 +18,7 @@ import numpy as np
 from ase import Atoms, units
 from tqdm import tqdm
 
+from mace_polmp.analysis.sampling import whole_molecules
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
 from mace_polmp.errors import InputError
 from mace_polmp.files import locked, make_folder
@@ -160,6 +161,7 @@ def _run(
             )
     else:
         record.begin()
+        _put_together(atoms, settings)
     calculator.follow(dynamics)
     bar = tqdm(total=steps, initial=dynamics.nsteps, unit="step", desc="MD", disable=None)
     try:
@@ -179,6 +181,26 @@ def _run(
     finally:
         bar.close()
     return atoms
+
+
+def _put_together(atoms: Atoms, settings: MDSettings) -> None:
+    """Put the molecules of a slab together that its cell cuts.
+
+    In its plane the dipole of a slab is that of whole molecules. Where bonds form a network across
+    the boundaries there is none, and the structure stays as it is.
+    """
+    if "dipole" not in settings.observables or atoms.pbc.all() or not atoms.pbc.any():
+        return
+    try:
+        moves = whole_molecules(atoms)
+    except InputError:
+        return
+    if moves.any():
+        atoms.positions += moves @ atoms.cell.complete().array
+        logger.warning(
+            f"{int(moves.any(1).sum())} atoms were moved by lattice vectors, to the other atoms of "
+            "their molecules: the dipole of a slab is that of whole molecules"
+        )
 
 
 def _set_in_motion(

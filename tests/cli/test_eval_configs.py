@@ -192,3 +192,19 @@ def test_of_several_heads_one_must_be_named(files, monkeypatch, capsys):
         run(monkeypatch, *command, f"--head={head}")
         energies.append(read(output, 0).info["MACE_energy"])
     assert energies[0] - energies[1] != pytest.approx(0.0, abs=1e-3)
+
+
+def test_results_may_be_written_without_a_prefix(files, monkeypatch):
+    """ASE then reads them as a calculator's."""
+    model_file, data, output, _ = files
+    frames = {}
+    for prefix in ("", "MACE_"):
+        run(
+            monkeypatch, f"--model={model_file}", f"--configs={data}", f"--output={output}",
+            f"--info_prefix={prefix}", "--compute_stress",
+        )  # fmt: skip
+        frames[prefix] = read(output, ":")
+    for atoms, same in zip(frames[""], frames["MACE_"], strict=True):
+        assert atoms.get_potential_energy() == pytest.approx(same.info["MACE_energy"], abs=1e-8)
+        np.testing.assert_allclose(atoms.get_forces(), same.arrays["MACE_forces"], atol=1e-7)
+        np.testing.assert_allclose(atoms.get_charges(), same.arrays["MACE_charges"], atol=1e-7)

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from ase.build import molecule
 from ase.calculators.calculator import all_changes
 from ase.constraints import FixAtoms
 from ase.io import read
@@ -299,3 +300,20 @@ def test_fewer_steps_than_there_are_change_nothing(tmp_path, caplog):
     run_md(salty_water(), calculator(), settings(), 4, tmp_path)
     assert (tmp_path / "md.csv").read_text() == before
     assert "has 8 steps already, 4 were asked for: nothing to do" in caplog.text
+
+
+def test_molecules_of_a_slab_are_put_together_for_its_dipole(tmp_path):
+    """The dipole of a molecule that the cell cuts has a charge times a lattice vector too much."""
+    atoms = molecule("H2O", cell=[[6.0, 0.0, 0.0], [1.0, 7.0, 0.0], [0.0, 0.0, 25.0]])
+    atoms.pbc = (True, True, False)
+    atoms.positions += [0.0, 0.1, 12.0]
+    cut = atoms.copy()
+    cut.positions[2] += cut.cell[1] - cut.cell[0]
+    how, dipoles = settings(), []
+    for name, start in (("whole", atoms), ("cut", cut)):
+        for steps in (4, 8):  # goes on from the structure as it was given
+            run_md(start, calculator(), how, steps, tmp_path / name)
+        frames = read(tmp_path / name / "trajectory.xyz", ":")
+        dipoles.append([frame.get_dipole_moment() for frame in frames])
+    assert len(dipoles[1]) == 3
+    np.testing.assert_allclose(dipoles[1], dipoles[0], atol=1e-6)

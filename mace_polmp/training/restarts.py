@@ -1,12 +1,8 @@
-"""Flags of upstream's that make no sense are refused; so are runs that would write over others."""
+"""Restarts that do not fit what is asked, and runs that would write over others, are refused."""
 
 from __future__ import annotations
 
 import argparse
-import ast
-import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,81 +16,6 @@ from mace_polmp.training.checkpoints import Files, newest
 from mace_polmp.training.data_checks import parse_heads
 from mace_polmp.training.options import loss_settings
 from mace_polmp.upstream.training import normalised
-
-Test = Callable[[Any], bool]
-
-
-def _number(test: Test) -> Test:
-    def passes(value: Any) -> bool:
-        return isinstance(value, int | float) and math.isfinite(value) and test(value)
-
-    return passes
-
-
-def _whole(least: int) -> Test:
-    return lambda value: isinstance(value, int) and value >= least
-
-
-_POSITIVE = _number(lambda x: x > 0)
-_NOT_NEGATIVE = _number(lambda x: x >= 0)
-_FRACTION = _number(lambda x: 0 < x < 1)
-_UP_TO_ONE = _number(lambda x: 0 < x <= 1)
-
-# By words for what is expected, a test and the flags that must pass it where they are given.
-_SENSE: tuple[tuple[str, Test, tuple[str, ...]], ...] = (
-    (
-        "a positive number",
-        _POSITIVE,
-        ("r_max", "huber_delta", "std", "avg_num_neighbors", "lora_alpha"),
-    ),
-    (
-        "a number of 0 or more",
-        _NOT_NEGATIVE,
-        (
-            "lr",
-            "swa_lr",
-            "energy_weight",
-            "forces_weight",
-            "stress_weight",
-            "virials_weight",
-            "swa_energy_weight",
-            "swa_forces_weight",
-            "swa_stress_weight",
-            "swa_virials_weight",
-            "weight_decay",
-            "weight_pt_head",
-            "clip_grad",
-        ),
-    ),
-    ("a number between 0 and 1", _FRACTION, ("ema_decay", "valid_fraction", "lr_factor", "beta")),
-    ("a number above 0 and up to 1", _UP_TO_ONE, ("lr_scheduler_gamma",)),
-    (
-        "a whole number of 1 or more",
-        _whole(1),
-        (
-            "max_num_epochs",
-            "batch_size",
-            "valid_batch_size",
-            "num_interactions",
-            "num_channels",
-            "correlation",
-            "num_radial_basis",
-            "num_cutoff_basis",
-            "eval_interval",
-            "patience",
-            "start_swa",
-            "lora_rank",
-            "num_samples_pt",
-        ),
-    ),
-    (
-        "a whole number of 0 or more",
-        _whole(0),
-        ("seed", "max_L", "max_ell", "num_workers", "scheduler_patience", "plot_frequency"),
-    ),
-)
-_LONGEST_CUTOFF = 100.0
-_LARGEST_SEED = 2**32 - 1
 
 # What makes the model: another value cannot go on from a checkpoint.
 _MODEL = (
@@ -146,54 +67,6 @@ _TRAINING = (
 _RATE_STAYS = " and goes on from there: learning rates are those of the checkpoint"
 # Of the head, those that an earlier model's readouts do not depend on.
 _FREE_OPTIONS = ("long_range_solver", "mesh_accuracy")
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse values of upstream's flags that no training can use.
-
-    Raises:
-        InputError: names the flag, what was expected and what came.
-    """
-    for words, test, names in _SENSE:
-        for name in names:
-            value = getattr(args, name, None)
-            if value is not None and not test(value):
-                raise InputError(f"--{name} must be {words}, got {value!r}")
-    if args.r_max is not None and args.r_max > _LONGEST_CUTOFF:
-        raise InputError(
-            f"--r_max {args.r_max:g}: is a cutoff in Å; a few Å are usual, {_LONGEST_CUTOFF:g} the "
-            "most"
-        )
-    if args.seed > _LARGEST_SEED:
-        raise InputError(f"--seed must be at most {_LARGEST_SEED}, got {args.seed}")
-    if not args.name or "/" in args.name:
-        raise InputError(f"--name must be the beginning of file names, got {args.name!r}")
-    if args.swa and args.start_swa is not None and args.start_swa >= args.max_num_epochs:
-        raise InputError(
-            f"--start_swa {args.start_swa}: stage two must begin before the last epoch; give less "
-            f"than --max_num_epochs {args.max_num_epochs}"
-        )
-    if args.swa and args.loss == "forces_only":
-        raise InputError("--swa does not go with --loss forces_only; leave one out")
-    if args.heads is not None and args.test_file is not None:
-        raise InputError("--test_file is not used with --heads; give each head its test_file there")
-    _check_dictionary(args, "config_type_weights")
-    _check_dictionary(args, "lr_params_factors")
-    normalised(args)
-
-
-def _check_dictionary(args: argparse.Namespace, name: str) -> None:
-    """Refuse factors that are no dictionary of numbers, which upstream would leave out silently."""
-    value = getattr(args, name)
-    try:
-        found = json.loads(value) if name == "lr_params_factors" else ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError):
-        found = None
-    if not isinstance(found, dict) or not all(_NOT_NEGATIVE(x) for x in found.values()):
-        raise InputError(
-            f"--{name} must be a dictionary of numbers of 0 or more, such as "
-            f"'{{\"Default\": 1.0}}', got {value!r}"
-        )
 
 
 def facts_of(
