@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from ase.calculators.calculator import Calculator
 
 
@@ -36,16 +37,25 @@ def load_calculator(
     Raises:
         InputError: a file that holds no model, or one of a newer format.
     """
+    from mace_polmp.modules import MultipoleMACE
+    from mace_polmp.modules.io import check_format, load_any
+
+    loaded = load_any(model, device)
+    if isinstance(loaded, MultipoleMACE):
+        check_format(loaded, model)
+    return calculator_of(loaded, device, default_dtype, head)
+
+
+def calculator_of(
+    model: torch.nn.Module, device: str = "cpu", default_dtype: str = "", head: str | None = None
+) -> Calculator:
+    """As load_calculator, of a model that has been read already."""
     from mace.calculators import MACECalculator
 
     from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
     from mace_polmp.modules import MultipoleMACE
-    from mace_polmp.modules.io import check_format, load_any
 
-    loaded, kind = load_any(model, device), MACECalculator
-    if isinstance(loaded, MultipoleMACE):
-        check_format(loaded, model)
-        kind = MultipoleMACECalculator
+    kind = MultipoleMACECalculator if isinstance(model, MultipoleMACE) else MACECalculator
     with precision_is_meant():
         which = {} if head is None else {"head": head}
-        return kind(models=loaded, device=device, default_dtype=default_dtype, **which)
+        return kind(models=model, device=device, default_dtype=default_dtype, **which)

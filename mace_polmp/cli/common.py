@@ -66,8 +66,15 @@ def add_structure_options(group: Any) -> None:
     group.add_argument("--frame", type=int, default=-1, help="which frame of it")
 
 
-def make_calculator(args: argparse.Namespace, **more: Any) -> MultipoleMACECalculator:
+def make_calculator(
+    args: argparse.Namespace, models: Any = None, **more: Any
+) -> MultipoleMACECalculator:
     """The calculator of add_model_options.
+
+    Args:
+        args: parsed.
+        models: those of the files, where they have been read already.
+        more: of the calculator.
 
     Raises:
         InputError: a file that is not a MultipoleMACE, or a device that does not exist.
@@ -79,14 +86,15 @@ def make_calculator(args: argparse.Namespace, **more: Any) -> MultipoleMACECalcu
     check_device(args.device)
     with precision_is_meant():
         return MultipoleMACECalculator(
-            args.model,
+            args.model if models is None else None,
+            models=models,
             device=args.device,
             default_dtype=args.default_dtype,
             epsilon_infinity=args.epsilon_infinity,
             divide_by_chi=args.divide_by_chi,
             sum_rule=args.sum_rule,
-            **({} if args.head is None else {"head": args.head}),
             **more,
+            **({} if args.head is None else {"head": args.head}),
         )
 
 

@@ -118,16 +118,20 @@ def error_rows(found: dict[str, Comparison]) -> list[list[Any]]:
 def _calculator(args: argparse.Namespace) -> Calculator:
     """Of a MultipoleMACE, or upstream's of any other MACE."""
     from mace_polmp.calculators.ase_calculator import check_head, expand
-    from mace_polmp.calculators.loading import load_calculator
+    from mace_polmp.calculators.loading import calculator_of
     from mace_polmp.modules import MultipoleMACE
-    from mace_polmp.modules.io import check_device, load_any
+    from mace_polmp.modules.io import check_device, check_format, load_any
 
     paths = expand(args.model)
-    if len(paths) > 1 or isinstance(model := load_any(paths[0]), MultipoleMACE):
+    if len(paths) > 1:
         return make_calculator(args)
+    model = load_any(paths[0])
+    if isinstance(model, MultipoleMACE):
+        check_format(model, paths[0])
+        return make_calculator(args, models=[model])
     check_head(args.head, getattr(model, "heads", ["Default"]))
     check_device(args.device)
-    return load_calculator(paths[0], args.device, args.default_dtype, args.head)
+    return calculator_of(model, args.device, args.default_dtype, args.head)
 
 
 def _print(rows: list[list[Any]], n_frames: int) -> None:

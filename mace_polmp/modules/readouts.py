@@ -18,6 +18,7 @@ from e3nn.io import CartesianTensor
 from torch import Tensor
 
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.products import small_product
 from mace_polmp.modules.convolutions import CHANNELS, HIDDEN, ChargeTransfer, Edges, EquivariantLift
 from mace_polmp.modules.electronegativity import electropositivity
 from mace_polmp.modules.options import LongRangeOptions
@@ -276,7 +277,7 @@ class MultipoleReadouts(torch.nn.Module):
                 # A Aᵀ with A = √α (1 + T): positive semi-definite whatever T.
                 root = torch.eye(3, dtype=values.dtype, device=values.device)
                 root = root + self._to_cartesian(tensors[2][-1])
-                polarizability = polarizability[:, None, None] * (root @ root)
+                polarizability = polarizability[:, None, None] * small_product(root, root)
         return ResponseCoefficients(softness=softness, polarizability=polarizability)
 
     def _gather(self, node_feats: Tensor, degree: int) -> Tensor:
@@ -292,7 +293,7 @@ class MultipoleReadouts(torch.nn.Module):
 
     def _to_cartesian(self, components: Tensor) -> Tensor:
         """l = 2 components [n_atoms, 5] to a symmetric traceless tensor [n_atoms, 3, 3]."""
-        return (components @ self._quadrupole_basis.flatten(1)).view(-1, 3, 3)
+        return small_product(components, self._quadrupole_basis.flatten(1)).view(-1, 3, 3)
 
 
 def _feature_slices(layer_irreps: list[o3.Irreps]) -> dict[int, list[tuple[slice, int]]]:

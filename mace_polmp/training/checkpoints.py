@@ -184,7 +184,7 @@ class CheckpointHandler:
         path, checkpoint = found
         logging.info(f"Going on from the weights in checkpoint {path}")
         _load_model(model, checkpoint, path)
-        kept = ("progress", "settings")
+        kept = ("progress", "settings", "version", "ema")
         self.resumed = {key: checkpoint[key] for key in kept if key in checkpoint}
         return epoch_of(path) + 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -125,8 +125,10 @@ class TrainingLoop:
                 ema.decay = decay
             else:
                 logging.info("The run had averages (--ema) and goes on without, from the averages")
-                _copy(saved["ema"]["shadow_params"], self.settings["model"])
-        elif ema is not None and saved and "version" not in saved:
+                _copy(saved["ema"]["shadow_params"], self.settings["model"].parameters())
+        elif ema is not None and "version" in saved:  # averages begin here
+            _copy(list(self.settings["model"].parameters()), ema.shadow_params)
+        elif ema is not None and saved:
             logging.warning(
                 "The checkpoint is of an earlier version, which kept averages (--ema) in place of "
                 "the weights: the run goes on from them, with the optimizer's state of the weights"
@@ -399,11 +401,11 @@ def _check_weights(model: torch.nn.Module, epoch: int) -> None:
             )
 
 
-def _copy(values: list[torch.Tensor], model: torch.nn.Module) -> None:
-    """Averages into the weights."""
+def _copy(values: list[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
+    """Weights into averages, or averages into weights."""
     with torch.no_grad():
-        for parameter, value in zip(model.parameters(), values, strict=True):
-            parameter.copy_(value)
+        for target, value in zip(targets, values, strict=True):
+            target.copy_(value)
 
 
 def _random() -> dict[str, Any]:

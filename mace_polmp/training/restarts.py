@@ -14,7 +14,7 @@ from mace_polmp.modules.options import LongRangeOptions
 from mace_polmp.training.atomic_energies import parse
 from mace_polmp.training.checkpoints import Files, newest
 from mace_polmp.training.data_checks import parse_heads
-from mace_polmp.training.options import loss_settings
+from mace_polmp.training.options import ELECTRICAL_LABELS, loss_settings
 from mace_polmp.upstream.training import normalised
 
 # What makes the model: another value cannot go on from a checkpoint.
@@ -62,6 +62,13 @@ _TRAINING = (
     "swa_lr",
     "weight_decay",
     "training_mode",
+    "head_lr",
+    "scaling",
+    "energy_key",
+    "forces_key",
+    "stress_key",
+    "virials_key",
+    *(f"{name}_key" for name in ELECTRICAL_LABELS if name != "total_charge"),
     "default_dtype",
 )
 _RATE_STAYS = " and goes on from there: learning rates are those of the checkpoint"

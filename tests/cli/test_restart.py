@@ -349,3 +349,30 @@ def test_lbfgs_after_other_weights_counts_the_best_anew(tmp_path):
     train(tmp_path, train_file=data, **more)
     best = torch.load(tmp_path / "checkpoints" / "m_run-3_best.pt", weights_only=False)
     assert best["epoch"] >= 2
+
+
+def test_averages_after_lbfgs_begin_at_its_weights(tmp_path):
+    """Not at those that a new model would have; nothing is said of an earlier version."""
+    data = write_data(tmp_path, open_frames(8))
+    more = dict(train_file=data, restart_latest=True, batch_size=2)
+    train(tmp_path, **more, lbfgs=True, max_num_epochs=2)
+    lbfgs = torch.load(tmp_path / "checkpoints" / "m_run-3_epoch-1.pt", weights_only=False)
+    train(tmp_path, **more, ema=True, ema_decay=0.999, lr=1e-12, max_num_epochs=3)
+    assert "earlier version" not in log_of(tmp_path)
+    found = torch.load(tmp_path / "checkpoints" / "m_run-3_epoch-2.pt", weights_only=False)
+    weights = [
+        lbfgs["model"][name] for name, _ in load_model(tmp_path / "m.model").named_parameters()
+    ]
+    for average, weight in zip(found["ema"]["shadow_params"], weights, strict=True):
+        torch.testing.assert_close(average, weight, rtol=0, atol=1e-9)
+
+
+def test_other_keys_of_labels_are_said_on_a_restart(tmp_path):
+    frames = open_frames(8)
+    for atoms in frames:
+        atoms.info["other_energy"] = atoms.info["REF_energy"] + 0.01
+    more = dict(train_file=write_data(tmp_path, frames), restart_latest=True)
+    train(tmp_path, **more, max_num_epochs=1)
+    train(tmp_path, **more, max_num_epochs=2, energy_key="other_energy")
+    said = "Restart: --energy_key is other_energy, in the run so far it was REF_energy"
+    assert said in log_of(tmp_path)
