@@ -6,5 +6,15 @@ electrostatics", arXiv:2605.05746 (2026). Units: Å, eV, e.
 
 from mace_polmp.electrostatics.engine import Electrostatics, ElectrostaticsResult
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.operator import FieldOperator
+from mace_polmp.electrostatics.plan import Plan, PlanShape
 
-__all__ = ["Electrostatics", "ElectrostaticsResult", "Multipoles", "ResponseCoefficients"]
+__all__ = [
+    "Electrostatics",
+    "ElectrostaticsResult",
+    "FieldOperator",
+    "Multipoles",
+    "Plan",
+    "PlanShape",
+    "ResponseCoefficients",
+]

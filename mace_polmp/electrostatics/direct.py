@@ -15,12 +15,9 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.kernels import smeared_kernels
 from mace_polmp.electrostatics.multipoles import Multipoles, symmetric_components
-from mace_polmp.electrostatics.packing import blocks, count_atoms
+from mace_polmp.electrostatics.pairs import Pairs
 from mace_polmp.electrostatics.recompute import recomputed
-
-# Pairs whose intermediate results are in memory at one time.
-_BLOCK_CPU = 2**18
-_BLOCK_GPU = 2**21
+from mace_polmp.electrostatics.sums import AtomSums
 
 
 @dataclass(frozen=True)
@@ -36,36 +33,12 @@ class _Sources:
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Every unordered pair of atoms of the same structure, once, as numbers 0 … n_pairs − 1."""
-
-    order: Tensor  # [n_atoms]: the atoms sorted by structure
-    starts: Tensor  # [n_atoms]: the number of the first pair of each, with those after it
-
-    @classmethod
-    def of(cls, batch: Tensor, n_structures: int) -> _Pairs:
-        order = torch.argsort(batch, stable=True)
-        ends = torch.cumsum(count_atoms(batch, n_structures), 0)
-        partners = ends[batch[order]] - torch.arange(1, batch.shape[0] + 1, device=batch.device)
-        return cls(order, torch.cumsum(partners, 0) - partners)
-
-    def indices(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The two atoms of the pairs start … stop − 1, two tensors [stop − start]."""
-        number = torch.arange(start, stop, device=self.starts.device)
-        first = torch.searchsorted(self.starts, number, right=True) - 1
-        second = first + 1 + number - self.starts[first]
-        return self.order[first], self.order[second]
-
-
-@dataclass(frozen=True)
 class _Block:
     """The sums over some of the pairs, as a function of positions and component table."""
 
-    pairs: _Pairs
-    start: int
-    stop: int
-    batch: Tensor
-    n_structures: int
+    pairs: Pairs
+    part: slice
+    sums: AtomSums
     lmax: int
     has_dipole: bool
     smearing: float
@@ -73,7 +46,7 @@ class _Block:
 
     def __call__(self, positions: Tensor, table: Tensor) -> tuple[Tensor, ...]:
         """Energy [n_structures] and, if wanted, potential and field [4, n_atoms]."""
-        index_i, index_j = self.pairs.indices(self.start, self.stop)
+        index_i, index_j = self.pairs.indices(self.part)
         # Not by _look_up: forces that are the transpose of a table cannot be viewed flat upstream.
         r = (positions[index_i] - positions[index_j]).t().contiguous()
         order = max(2 * self.lmax, self.lmax + 1 if self.with_field else 0)
@@ -82,68 +55,63 @@ class _Block:
         at_j = _contract(_look_up(table, index_j), self.lmax, self.has_dipole, r)
 
         pair_energy = _pair_energy(at_i, at_j, kernels)
-        energy = positions.new_zeros(self.n_structures)
-        energy = energy.index_add(0, self.batch[index_i], pair_energy)
+        n_structures = self.sums.n_structures
+        if n_structures == 1:
+            energy = pair_energy.sum(0, keepdim=True)
+        else:
+            energy = positions.new_zeros(n_structures)
+            energy = energy.index_add(0, self.sums.batch[index_i], pair_energy)
         if not self.with_field:
             return (energy,)
         # Seen from i the sources lie at −r, seen from j at +r: swapping the two ends flips r.
         at_sites = positions.new_zeros(4, positions.shape[0])
         for index, source, sign in ((index_i, at_j, 1.0), (index_j, at_i, -1.0)):
             values = _potential_and_field(source, r, kernels, sign)
-            at_sites = at_sites.scatter_add(1, index.expand(4, -1), values)
+            at_sites = at_sites.index_add(1, index, values)
         return energy, at_sites
 
 
-def open_boundary(
-    positions: Tensor,
-    batch: Tensor,
-    n_structures: int,
-    n_pairs: int,
-    multipoles: Multipoles,
-    smearing: float,
-    with_field: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Energy, and potential and field at the atoms, of isolated structures.
+@dataclass(frozen=True, eq=False)
+class OpenBoundary:
+    """Isolated structures at given positions, for any multipoles.
 
-    Args:
+    Attributes:
         positions: [n_atoms, 3], Å.
-        batch: [n_atoms] int64.
-        n_structures: the number of structures.
-        n_pairs: the number of unordered pairs of atoms of the same structure.
-        multipoles: of the same atoms.
+        pairs: of the atoms.
+        sums: over the atoms.
         smearing: σ, Å.
-        with_field: whether potential and field are wanted.
-
-    Returns:
-        Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each without
-        the atom's own Gaussian, or None.
     """
-    pairs = _Pairs.of(batch, n_structures)
-    table = _component_table(multipoles)
-    parts = blocks(n_pairs, 1, positions.device, _BLOCK_CPU, _BLOCK_GPU)
-    totals: tuple[Tensor, ...] | None = None
-    for part in parts:
-        block = _Block(
-            pairs,
-            part.start,
-            part.stop,
-            batch,
-            n_structures,
-            _lmax(multipoles),
-            multipoles.dipole is not None,
-            smearing,
-            with_field,
-        )
-        if len(parts) == 1:
-            totals = block(positions, table)
-        else:
-            sums = recomputed(block, positions, table)
-            totals = sums if totals is None else tuple(map(torch.add, totals, sums))
-    assert totals is not None
-    if not with_field:
-        return totals[0], None, None
-    energy, at_sites = totals
-    return energy, at_sites[0], at_sites[1:].t().contiguous()
+
+    positions: Tensor
+    pairs: Pairs
+    sums: AtomSums
+    smearing: float
+
+    def evaluate(
+        self, multipoles: Multipoles, with_field: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Energy, and potential and field at the atoms.
+
+        Returns:
+            Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each
+            without the atom's own Gaussian, or None.
+        """
+        table = _component_table(multipoles)
+        parts = self.pairs.blocks()
+        lmax, has_dipole = _lmax(multipoles), multipoles.dipole is not None
+        totals: tuple[Tensor, ...] | None = None
+        for part in parts:
+            block = _Block(self.pairs, part, self.sums, lmax, has_dipole, self.smearing, with_field)
+            if len(parts) == 1:
+                totals = block(self.positions, table)
+            else:
+                sums = recomputed(block, self.positions, table)
+                totals = sums if totals is None else tuple(map(torch.add, totals, sums))
+        assert totals is not None
+        if not with_field:
+            return totals[0], None, None
+        energy, at_sites = totals
+        return energy, at_sites[0], at_sites[1:].t().contiguous()
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.direct import open_boundary
-from mace_polmp.electrostatics.ewald import PlaneWaves
-from mace_polmp.electrostatics.long_wavelength import induced_charge_moment
-from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, Mesh, window_width
+from mace_polmp.electrostatics.checks import check_memory, check_slabs
+from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients, check_inputs
-from mace_polmp.electrostatics.packing import Packing
-from mace_polmp.electrostatics.plan import (
-    DIRECT,
-    MESH,
-    OPEN,
-    Plan,
-    Settings,
-    log_plan,
-    make_plan,
-    mesh_shape,
-)
-from mace_polmp.electrostatics.reciprocal import Solver, reciprocal_sum
+from mace_polmp.electrostatics.operator import FieldOperator
+from mace_polmp.electrostatics.packing import count_atoms
+from mace_polmp.electrostatics.plan import Plan, log_plan, plan_shape
 from mace_polmp.electrostatics.response import induced_charges, induced_dipoles
-from mace_polmp.electrostatics.slab import slab_correction
+from mace_polmp.electrostatics.settings import Settings
+from mace_polmp.electrostatics.sums import AtomSums
 
 SOLVERS = ("auto", "ewald", "mesh")
 
@@ -69,13 +59,17 @@ class Electrostatics(torch.nn.Module):
             the same sum to mesh_accuracy), or "auto" (for each structure what is faster).
         mesh_accuracy: relative error of the mesh's forces on random charges, dipoles and
             quadrupoles; it is smaller for those of a model.
+        taper: soft edge of the sphere of wave vectors: over this last fraction of 2π/dl their
+            weights fall smoothly to zero, and energies do not jump where a cell changes. 0 for a
+            sharp sphere.
 
     Raises:
-        ValueError: a length that is not positive, a solver that does not exist, or an accuracy
-            that no mesh reaches.
+        ValueError: a length that is not positive, a solver that does not exist, an accuracy that
+            no mesh reaches, or a taper that is no fraction.
     """
 
     mesh_accuracy: float = DEFAULT_ACCURACY  # also of models saved before there was a mesh
+    taper: float = 0.0  # or a soft edge
 
     def __init__(
         self,
@@ -83,6 +77,7 @@ class Electrostatics(torch.nn.Module):
         kspace_spacing: float = 2.0,
         solver: str = "auto",
         mesh_accuracy: float = DEFAULT_ACCURACY,
+        taper: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (("smearing", smearing), ("kspace_spacing", kspace_spacing)):
@@ -91,15 +86,101 @@ class Electrostatics(torch.nn.Module):
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
         window_width(mesh_accuracy)  # refuses what is too accurate
+        if not 0.0 <= taper <= 0.9:
+            raise ValueError(f"taper must be a fraction from 0 to 0.9, got {taper}")
         self.smearing = smearing
         self.kspace_spacing = kspace_spacing
         self.solver = solver
         self.mesh_accuracy = mesh_accuracy
+        self.taper = taper
 
     @property
     def k_cutoff(self) -> float:
         """k_c = 2π/dl, 1/Å."""
         return 2.0 * math.pi / self.kspace_spacing
+
+    def settings(self) -> Settings:
+        """What plans depend on."""
+        width = window_width(self.mesh_accuracy)
+        return Settings(self.solver, self.k_cutoff, self.smearing, width, self.taper)
+
+    def plan(
+        self,
+        cell: Tensor,
+        pbc: Tensor,
+        counts: Tensor | Sequence[int],
+        margin: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> Plan:
+        """How structures are evaluated, from numbers on the host: make it once, keep it.
+
+        It stays valid while pbc and counts are the same and lattice vectors are at most so long
+        as to need no further wave vectors (plan.covers says so). Results of cells that it does not
+        cover are NaN. Vacuum and charge of slabs are not looked at with a plan: see check.
+
+        Args:
+            cell: [n_structures, 3, 3], Å, a CPU tensor or a numpy array.
+            pbc: [n_structures, 3] bool, likewise.
+            counts: [n_structures], atoms of each structure; those of one follow each other.
+            margin: by how much lattice vectors may grow, as a fraction.
+            device: where the engine will run.
+
+        Raises:
+            ValueError: as forward, of what cells and boundary conditions show; or numbers of
+                structures that differ.
+        """
+        shape = plan_shape(cell, pbc, counts, self.settings(), margin)
+        where = torch.device("cpu" if device is None else device)
+        check_memory(shape, torch.get_default_dtype().itemsize, where)
+        number = torch.arange(len(shape.counts))
+        batch = torch.repeat_interleave(number, torch.tensor(shape.counts, dtype=torch.int64))
+        return Plan.of(shape, batch.to(where))
+
+    def plan_of(self, cell: Tensor, pbc: Tensor, batch: Tensor) -> Plan:
+        """The plan of a batch on its device, in any order, waiting for the device once.
+
+        Args:
+            cell, pbc, batch: as in forward.
+
+        Raises:
+            ValueError: as of plan.
+        """
+        n = pbc.shape[0]
+        counts = count_atoms(batch, n)
+        numbers = torch.cat(
+            [cell.detach().reshape(n, 9).double(), pbc.double(), counts[:, None].double()], dim=1
+        ).cpu()
+        shape = plan_shape(
+            numbers[:, :9].reshape(n, 3, 3), numbers[:, 9:12] > 0.5, numbers[:, 12], self.settings()
+        )
+        return Plan.of(shape, batch)
+
+    def prepare(self, plan: Plan, positions: Tensor, cell: Tensor) -> FieldOperator:
+        """The field operator of structures: energies and fields of any multipoles at their atoms.
+
+        Args:
+            plan: of these structures.
+            positions: [n_atoms, 3], Å.
+            cell: [n_structures, 3, 3], Å.
+
+        Returns:
+            FieldOperator, with energy(multipoles) and field(multipoles).
+
+        Raises:
+            ValueError: the plan is of other numbers of atoms or structures.
+        """
+        self._check_plan(plan, positions, cell)
+        return FieldOperator.of(plan, positions, cell, trusted=False)
+
+    def _check_plan(self, plan: Plan, positions: Tensor, cell: Tensor) -> None:
+        n_atoms, n_structures = sum(plan.shape.counts), len(plan.shape.counts)
+        if (positions.shape[0], cell.shape[0]) != (n_atoms, n_structures):
+            raise ValueError(
+                f"plan is of {n_structures} structures with {n_atoms} atoms, got {cell.shape[0]} "
+                f"with {positions.shape[0]}; make a plan of these structures"
+            )
+        if plan.shape.settings != self.settings():
+            raise ValueError("plan is of an engine with other settings; make it with this one")
 
     def check(self, positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> None:
         """Refuse structures that forward would refuse whatever their multipoles, in no time.
@@ -110,16 +191,23 @@ class Electrostatics(torch.nn.Module):
         Raises:
             ValueError: as forward.
         """
-        neutral = Multipoles(torch.zeros_like(positions[:, 0]))
-        make_plan(positions, cell, pbc, batch, neutral, self._settings())
+        self._checked_plan(positions, cell, pbc, batch, torch.zeros_like(positions[:, 0]))
 
-    def _settings(self) -> Settings:
-        width = window_width(self.mesh_accuracy)
-        return Settings(self.solver, self.k_cutoff, self.smearing, width)
+    def _checked_plan(
+        self, positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, charge: Tensor
+    ) -> Plan:
+        """The plan of a batch that has been looked at in every respect."""
+        plan = self.plan_of(cell, pbc, batch)
+        check_slabs(positions, cell, pbc, batch, charge, plan.shape)
+        check_memory(plan.shape, positions.element_size(), positions.device)
+        return plan
 
     def extra_repr(self) -> str:
         lengths = f"smearing={self.smearing}, kspace_spacing={self.kspace_spacing}"
-        return f"{lengths}, solver={self.solver!r}, mesh_accuracy={self.mesh_accuracy}"
+        return (
+            f"{lengths}, solver={self.solver!r}, mesh_accuracy={self.mesh_accuracy}, "
+            f"taper={self.taper}"
+        )
 
     def forward(
         self,
@@ -132,6 +220,7 @@ class Electrostatics(torch.nn.Module):
         external_field: Tensor | None = None,
         conserve_charge: bool = False,
         with_field: bool = True,
+        plan: Plan | None = None,
     ) -> ElectrostaticsResult:
         """Evaluate a batch of structures, open, periodic and slabs in any mixture.
 
@@ -152,6 +241,7 @@ class Electrostatics(torch.nn.Module):
                 defined, its force is the Born charge times the field.
             conserve_charge: induced charges sum to zero in each structure.
             with_field: False spares potential and field where no response needs them.
+            plan: of these structures, see plan; None to make one, which waits for the device.
 
         Returns:
             ElectrostaticsResult.
@@ -163,18 +253,22 @@ class Electrostatics(torch.nn.Module):
             TypeError: a dtype that does not fit.
         """
         check_inputs(positions, cell, pbc, batch, multipoles, response, external_field)
-        n_structures = pbc.shape[0]
         softness = None if response is None else response.softness
         polarizability = None if response is None else response.polarizability
         with_field = with_field or softness is not None or polarizability is not None
-
-        permanent, potential, field = self._permanent(
-            positions, cell, pbc, batch, multipoles, with_field
-        )
+        trusted = plan is None
+        if plan is None:
+            plan = self._checked_plan(positions, cell, pbc, batch, multipoles.charge)
+            log_plan(plan.shape)
+        else:
+            self._check_plan(plan, positions, cell)
+        operator = FieldOperator.of(plan, positions, cell, trusted)
+        sums = plan.sums
+        permanent, potential, field = operator.evaluate(multipoles, with_field)
         if external_field is not None:
             acting = acting_on_charges(external_field, cell, pbc)
             permanent = permanent + _field_energy(
-                positions, batch, multipoles, external_field, acting
+                positions, sums, multipoles, external_field, acting
             )
 
         zero = torch.zeros_like(permanent)
@@ -182,15 +276,14 @@ class Electrostatics(torch.nn.Module):
         dipole, energy_dipole = torch.zeros_like(positions), zero
         if softness is not None:
             assert potential is not None
-            charge, energy_charge = induced_charges(
-                softness, potential, batch, n_structures, conserve_charge
-            )
+            charge, energy_charge = induced_charges(softness, potential, sums, conserve_charge)
         if polarizability is not None:
             assert field is not None
-            total_field = field if external_field is None else field + external_field[batch]
-            dipole, energy_dipole = induced_dipoles(
-                polarizability, total_field, batch, n_structures
-            )
+            if external_field is not None:
+                field_there = field + sums.at_atoms(external_field)
+            else:
+                field_there = field
+            dipole, energy_dipole = induced_dipoles(polarizability, field_there, sums)
         return ElectrostaticsResult(
             energy=permanent + energy_charge + energy_dipole,
             energy_permanent=permanent,
@@ -200,152 +293,6 @@ class Electrostatics(torch.nn.Module):
             field=field,
             induced_charge=charge,
             induced_dipole=dipole,
-        )
-
-    def induced_charge_moment(
-        self,
-        positions: Tensor,
-        cell: Tensor,
-        pbc: Tensor,
-        batch: Tensor,
-        multipoles: Multipoles,
-        held: Multipoles,
-        softness: Tensor,
-    ) -> Tensor:
-        """What Born charges need of induced charges in periodic structures: long_wavelength.py.
-
-        Args:
-            positions, cell, pbc, batch, multipoles: as in forward, all structures fully periodic.
-            held: the multipoles without derivatives with respect to positions.
-            softness: [n_atoms], e²/eV, likewise held.
-
-        Returns:
-            [n_structures, 3], e Å, of which only derivatives have a meaning.
-        """
-        settings = self._settings()
-        plan = make_plan(positions, cell, pbc, batch, multipoles, settings)
-        if DIRECT in plan.kinds:  # a mixture of solvers is not worth its code here
-            plan = make_plan(
-                positions, cell, pbc, batch, multipoles, replace(settings, solver="ewald")
-            )
-        kind = plan.kinds[0]
-        make_solver = self._solver_of(kind, plan, settings, batch, list(plan.n_atoms))
-        limits = plan.common_limits(kind)
-        return induced_charge_moment(
-            positions,
-            cell,
-            batch,
-            multipoles,
-            held,
-            softness,
-            limits,
-            make_solver,
-            self.smearing,
-            self.k_cutoff,
-        )
-
-    def _solver_of(
-        self, kind: int, plan: Plan, settings: Settings, batch: Tensor, n_atoms: list[int]
-    ) -> Callable[[Tensor], Solver]:
-        """What makes the solver of periodic structures for fractional coordinates."""
-
-        def make_solver(sites: Tensor) -> Solver:
-            if kind == MESH:
-                return Mesh(mesh_shape(plan, settings), sites, batch)
-            packing = Packing.of(batch, len(n_atoms), max(n_atoms))
-            return PlaneWaves(plan.common_limits(kind), sites, packing)
-
-        return make_solver
-
-    def _permanent(
-        self,
-        positions: Tensor,
-        cell: Tensor,
-        pbc: Tensor,
-        batch: Tensor,
-        multipoles: Multipoles,
-        with_field: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Energy [n_structures], potential and field of the permanent multipoles."""
-        settings = self._settings()
-        plan = make_plan(positions, cell, pbc, batch, multipoles, settings)
-        log_plan(plan, settings)
-        sources = _Sources(positions, cell, pbc, batch, multipoles)
-        present = [kind for kind in (OPEN, DIRECT, MESH) if kind in plan.kinds]
-        if len(present) == 1:
-            return self._solve(present[0], sources, plan, settings, with_field)
-        # A mixture: each kind on its own atoms, renumbered, and the parts put back in place.
-        # Sorting, unlike picking by a mask, does not wait for a GPU.
-        ranks = torch.tensor([present.index(kind) for kind in plan.kinds], device=batch.device)
-        by_structure = torch.argsort(ranks, stable=True)
-        by_atom = torch.argsort(ranks[batch], stable=True)
-        members = [plan.of_kind(kind) for kind in present]
-        structures = torch.split(by_structure, [len(numbers) for numbers in members])
-        atoms = torch.split(by_atom, [sum(plan.n_atoms[n] for n in k) for k in members])
-        parts = []
-        for kind, structure, atom in zip(present, structures, atoms, strict=True):
-            part = sources.select(structure, atom)
-            parts.append(self._solve(kind, part, plan, settings, with_field))
-        energy = torch.cat([p[0] for p in parts])[torch.argsort(by_structure)]
-        if not with_field:
-            return energy, None, None
-        back = torch.argsort(by_atom)
-        potential = torch.cat([p[1] for p in parts if p[1] is not None])[back]
-        field = torch.cat([p[2] for p in parts if p[2] is not None])[back]
-        return energy, potential, field
-
-    def _solve(
-        self, kind: int, sources: _Sources, plan: Plan, settings: Settings, with_field: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The same of structures that all have the same kind of solver."""
-        positions, batch, multipoles = sources.positions, sources.batch, sources.multipoles
-        n_atoms = [plan.n_atoms[n] for n in plan.of_kind(kind)]
-        if kind == OPEN:
-            n_pairs = sum(n * (n - 1) // 2 for n in n_atoms)
-            return open_boundary(
-                positions, batch, len(n_atoms), n_pairs, multipoles, self.smearing, with_field
-            )
-        energy, potential, field = reciprocal_sum(
-            positions,
-            sources.cell,
-            batch,
-            multipoles,
-            plan.common_limits(kind),
-            self._solver_of(kind, plan, settings, batch, n_atoms),
-            self.smearing,
-            self.k_cutoff,
-            with_field,
-        )
-        if plan.has_slabs:
-            correction = slab_correction(
-                positions, sources.cell, sources.pbc, batch, multipoles, self.smearing
-            )
-            energy = energy + correction[0]
-            if potential is not None and field is not None:
-                potential, field = potential + correction[1], field + correction[2]
-        return energy, potential, field
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """Some structures of a batch."""
-
-    positions: Tensor
-    cell: Tensor
-    pbc: Tensor
-    batch: Tensor
-    multipoles: Multipoles
-
-    def select(self, structures: Tensor, atoms: Tensor) -> _Sources:
-        """Those structures, renumbered, which these atoms are part of."""
-        number = torch.zeros_like(self.pbc[:, 0], dtype=torch.int64)
-        number[structures] = torch.arange(structures.shape[0], device=number.device)
-        return _Sources(
-            self.positions[atoms],
-            self.cell[structures],
-            self.pbc[structures],
-            number[self.batch[atoms]],
-            self.multipoles.select(atoms),
         )
 
 
@@ -368,13 +315,13 @@ def acting_on_charges(external_field: Tensor, cell: Tensor, pbc: Tensor) -> Tens
 
 def _field_energy(
     positions: Tensor,
-    batch: Tensor,
+    sums: AtomSums,
     multipoles: Multipoles,
     external_field: Tensor,
     acting: Tensor,
 ) -> Tensor:
     """−Σ μ_i·F − Σ q_i r_i·F, the second with what acts on charges: [n_structures] eV."""
-    per_atom = -multipoles.charge * (positions * acting[batch]).sum(-1)
+    per_atom = -multipoles.charge * (positions * sums.at_atoms(acting)).sum(-1)
     if multipoles.dipole is not None:
-        per_atom = per_atom - (multipoles.dipole * external_field[batch]).sum(-1)
-    return per_atom.new_zeros(external_field.shape[0]).index_add(0, batch, per_atom)
+        per_atom = per_atom - (multipoles.dipole * sums.at_atoms(external_field)).sum(-1)
+    return sums.total(per_atom)

@@ -24,23 +24,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.moments import source_moments
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import small_product
 from mace_polmp.electrostatics.reciprocal import Lattice, Solver
 
 
 def induced_charge_moment(
-    positions: Tensor,
-    cell: Tensor,
-    batch: Tensor,
+    lattice: Lattice,
+    solver: Solver,
+    moves: Tensor,
     multipoles: Multipoles,
     held: Multipoles,
     softness: Tensor,
-    limits: tuple[int, int, int],
-    make_solver: Callable[[Tensor], Solver],
-    smearing: float,
-    k_cutoff: float,
 ) -> Tensor:
     """H [n_structures, 3], e Å, for its derivatives: its value has no meaning.
 
@@ -48,30 +43,29 @@ def induced_charge_moment(
     (r_j − r_l) ∂Δq_j over all sites j and images; softnesses and sites are held.
 
     Args:
-        positions: [n_atoms, 3], Å.
-        cell: [n_structures, 3, 3], Å, of fully periodic structures.
-        batch: [n_atoms] int64.
+        lattice: of the atoms at their positions, with cells that have no derivative.
+        solver: of structure factors at these sites.
+        moves: [n_atoms, 3], Å: zero, with the derivative of the positions.
         multipoles: the permanent multipoles.
         held: the same with no derivative with respect to positions.
         softness: κ, [n_atoms], e²/eV, likewise held.
-        limits, make_solver, smearing, k_cutoff: as of reciprocal_sum.
     """
-    cell = cell.detach()
-    lattice = Lattice.of(positions, cell, batch, limits, smearing, k_cutoff)
     sites = lattice.fraction.detach()
-    solver = make_solver(sites)
-    response = solver.structure_factor(sites, source_moments(Multipoles(-softness)))
+    weight = lattice.geometry.weight
+    response = solver.structure_factor(sites, -softness[:, None])
 
     def overlap(sources: Multipoles, fraction: Tensor) -> Tensor:
         """T S*, complex, for sources at a fraction."""
-        factor = solver.structure_factor(fraction, lattice.moments(sources, batch))
+        factor = solver.structure_factor(fraction, lattice.moments(sources))
         return response * factor.conj()
 
     product = overlap(multipoles, lattice.fraction)
-    weighted = lattice.weight * (smearing**2 + 2.0 / lattice.square) * product.imag
-    by_order = torch.stack([(n * weighted).sum((1, 2)) for n in _orders(limits, weighted)], dim=1)
+    weighted = weight * lattice.geometry.slope * product.imag
+    orders = _orders(lattice.geometry.limits, weighted)
+    by_order = torch.stack([(n * weighted).sum((1, 2)) for n in orders], dim=1)
     # k = 2π n·(inverse cell)ᵀ
-    moment = 2.0 * math.pi * small_product(lattice.inverse, by_order[..., None]).squeeze(-1)
+    inverse = lattice.geometry.inverse
+    moment = 2.0 * math.pi * small_product(inverse, by_order[..., None]).squeeze(-1)
 
     if multipoles.dipole is not None:
         quadrupole = multipoles.quadrupole
@@ -84,11 +78,10 @@ def induced_charge_moment(
             ).real
             for a in range(3)
         ]
-        moment = moment + torch.stack([(lattice.weight * c).sum((1, 2)) for c in columns], dim=1)
+        moment = moment + torch.stack([(weight * c).sum((1, 2)) for c in columns], dim=1)
     # The vector is between atoms and is held while a source moves: undo what moves with it.
-    energies = _interaction(held, lambda sources: lattice.weight * overlap(sources, sites).real)
-    moving = (positions - positions.detach()) * energies[:, None]
-    return moment.index_add(0, batch, moving)
+    energies = _interaction(held, lambda sources: weight * overlap(sources, sites).real)
+    return moment + lattice.sums.total(moves * energies[:, None])
 
 
 def _orders(limits: tuple[int, int, int], like: Tensor) -> list[Tensor]:

@@ -41,6 +41,8 @@ _WINDOWS: dict[int, tuple[float, float]] = {
     13: (3e-8, 0.93),
 }
 
+_FORCES = 3  # the highest derivative of a window that forces on quadrupoles need
+
 # Elements of the largest temporary array: in the processor's cache, or enough for a GPU.
 _BLOCK_CPU = 2**19
 _BLOCK_GPU = 2**26
@@ -204,7 +206,7 @@ class Mesh:
         if shape.n_structures > 1:
             i1 = i1 + (batch.to(integer) * n1)[:, None]
         self._rows = (i1 * n2)[:, :, None] + i2[:, None, :]  # [n_atoms, w, w]
-        self._weights: Tensor | None = None  # [n_atoms, 3, order + 1, w]
+        self._weights: dict[int, Tensor] = {}  # by highest order, [n_atoms, 3, order + 1, w]
 
     def structure_factor(self, sites: Tensor, moments: Tensor) -> Tensor:
         """S(n) = Σ_iα m_iα (2πi n)^α e^{2πi n·s_i}, [n_structures, n_1 n_2, n_3 ≥ 0], complex."""
@@ -256,20 +258,22 @@ class Mesh:
     def _derivatives(self, order: int) -> Tensor:
         """Derivatives of the windows with respect to the fractional coordinates.
 
-        [n_atoms, 3, order + 1, w]; those of the highest order asked for so far are kept.
+        [n_atoms, 3, order + 1, w]; those of energies and forces are made at once and kept. (Cut
+        from a larger table they would differ in the last digit.)
         """
-        if self._weights is None or self._weights.shape[2] <= order:
+        highest = max(order, _FORCES)
+        if highest not in self._weights:
             w, offset = self.shape.width, self._offset
             polynomials = _window_polynomials(
-                w, self.shape.band, order, offset.dtype, offset.device
+                w, self.shape.band, highest, offset.dtype, offset.device
             )
             powers = offset[..., None].repeat(1, 1, polynomials.shape[0])
             powers[..., 0] = 1.0
             powers = torch.cumprod(powers, dim=-1)
-            weights = torch.matmul(powers, polynomials).view(*offset.shape, order + 1, w)
-            degree = torch.arange(order + 1, device=offset.device)
-            self._weights = weights * (self._size[:, None] ** degree)[..., None]
-        return self._weights[:, :, : order + 1]
+            weights = torch.matmul(powers, polynomials).view(*offset.shape, highest + 1, w)
+            degree = torch.arange(highest + 1, device=offset.device)
+            self._weights[highest] = weights * (self._size[:, None] ** degree)[..., None]
+        return self._weights[highest][:, :, : order + 1]
 
 
 class _ToWaves(torch.autograd.Function):

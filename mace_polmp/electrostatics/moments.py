@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.multipoles import Multipoles, symmetric_components
 from mace_polmp.electrostatics.products import full_precision
 
 Exponents = tuple[int, int, int]
@@ -85,21 +84,6 @@ def along_gradient(moments: Tensor, values: Tensor) -> Tensor:
     raised = values.index_select(-1, index).view(*values.shape[:-1], 3, -1)
     gradient: Tensor = (raised * moments.unsqueeze(-2)).sum(-1)
     return gradient
-
-
-def source_moments(multipoles: Multipoles) -> Tensor:
-    """The moments m_α of charges, dipoles and quadrupoles, [n_atoms, n_moments(lmax)]."""
-    columns = [multipoles.charge[:, None]]
-    dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
-    if dipole is not None:
-        columns.append(dipole)
-    if quadrupole is not None:
-        if dipole is None:
-            columns.append(multipoles.charge.new_zeros(quadrupole.shape[0], 3))
-        # In the order of monomials(2); ½ Q:∇∇ counts each off-diagonal derivative twice.
-        six = symmetric_components(quadrupole)[:, [0, 3, 4, 1, 5, 2]]
-        columns.append(six * six.new_tensor([0.5, 1.0, 1.0, 0.5, 1.0, 0.5]))
-    return torch.cat(columns, dim=1) if len(columns) > 1 else columns[0]
 
 
 @cache

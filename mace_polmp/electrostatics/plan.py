@@ -1,136 +1,319 @@
-"""Which solver evaluates which structure of a batch, and what cannot be evaluated at all."""
+"""What can be decided about a batch before it is evaluated: a value that is made once and kept.
+
+A plan says which solver evaluates which structure, with which box of wave vectors, and holds the
+index tensors that this needs. Its shape is hashable and comes from numbers on the host: cells,
+boundary conditions and numbers of atoms. With a plan the engine never waits for the device.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.mesh import MeshShape, bandwidth, mesh_size
-from mace_polmp.electrostatics.multipoles import Multipoles
-from mace_polmp.electrostatics.packing import count_atoms
-from mace_polmp.electrostatics.products import cell_volume
-from mace_polmp.electrostatics.reciprocal import wave_vector_limits
-from mace_polmp.electrostatics.slab import longest_period, required_vacuum, slab_geometry
+from mace_polmp.electrostatics.packing import Packing
+from mace_polmp.electrostatics.pairs import Pairs
+from mace_polmp.electrostatics.reciprocal import CellGeometry, largest_orders
+from mace_polmp.electrostatics.settings import Settings
+from mace_polmp.electrostatics.sums import AtomSums
 
 logger = logging.getLogger(__name__)
 
 OPEN, DIRECT, MESH = 0, 1, 2
+Limits = tuple[int, int, int]
+Flags = tuple[bool, bool, bool]
 
 _SMALLEST_VOLUME = 1e-6  # Å³
 _MOST_WAVES = 1e6  # along one lattice vector
 # The direct sum is exact: the mesh has to be faster by more than the scatter of the timings.
 _WORTH_IT = 0.8
-# A slab whose charges do not cancel better than this fraction of their absolute sum is charged.
-_NEUTRAL = 1e-4
-
-Limits = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the choice depends on besides the structures.
+class Group:
+    """Structures that are evaluated together.
 
     Attributes:
-        solver: of periodic structures, "auto", "ewald" or "mesh".
-        k_cutoff: k_c, 1/Å.
-        smearing: σ, Å.
-        window_width: of the mesh's window, in mesh points.
+        kind: OPEN, DIRECT or MESH.
+        members: the numbers of the structures.
+        counts: of their atoms.
+        limits: the largest |n_a| of the wave vectors of any of them; zero for open ones.
+        normals: of each, the axis that is not periodic of a slab, −1 of other structures.
     """
 
-    solver: str
-    k_cutoff: float
-    smearing: float
-    window_width: int
+    kind: int
+    members: tuple[int, ...]
+    counts: tuple[int, ...]
+    limits: Limits
+    normals: tuple[int, ...]
+
+    @property
+    def has_slabs(self) -> bool:
+        """Whether any is periodic in two directions."""
+        return any(axis >= 0 for axis in self.normals)
+
+    @property
+    def n_pairs(self) -> int:
+        """The number of unordered pairs of atoms of the same structure."""
+        return sum(n * (n - 1) // 2 for n in self.counts)
+
+    def mesh(self, settings: Settings) -> MeshShape:
+        """The common mesh of the structures."""
+        n1, n2, n3 = (mesh_size(n) for n in self.limits)
+        band = bandwidth(settings.smearing, settings.k_cutoff)
+        count = len(self.members)
+        return MeshShape((n1, n2, n3), self.limits, settings.window_width, band, count)
 
 
 @dataclass(frozen=True)
+class PlanShape:
+    """The part of a plan that is numbers: plans with equal shapes do the same.
+
+    Attributes:
+        settings: of the engine.
+        counts: atoms of each structure.
+        pbc: of each.
+        groups: of structures that are evaluated together.
+    """
+
+    settings: Settings
+    counts: tuple[int, ...]
+    pbc: tuple[Flags, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def kinds(self) -> list[int]:
+        """The solver of each structure."""
+        found = {n: group.kind for group in self.groups for n in group.members}
+        return [found[n] for n in range(len(self.counts))]
+
+    def covers(self, cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
+        """Whether a plan of this shape can evaluate structures with these cells.
+
+        Args:
+            cell: [n_structures, 3, 3], Å, on the host.
+            pbc: [n_structures, 3] bool, on the host.
+            counts: [n_structures], atoms of each.
+        """
+        cell, pbc, counts = _on_host(cell, pbc, counts)
+        if _flags(pbc) != self.pbc or tuple(counts.tolist()) != self.counts:
+            return False
+        needed = largest_orders(cell, self.settings.k_cutoff).tolist()
+        return all(
+            n <= limit
+            for group in self.groups
+            if group.kind != OPEN
+            for member in group.members
+            for n, limit in zip(needed[member], group.limits, strict=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The index tensors of a group.
+
+    Attributes:
+        group: the group.
+        sums: over its atoms, with its structures renumbered.
+        structures, atoms: which of the batch they are; None for all, in their order.
+        packing: of its atoms as a table, for the direct sum.
+        pairs: of its atoms, for open structures.
+        normals: [n_structures] int64, the axis without periodicity, 0 where there is none.
+        is_slab: [n_structures] bool; None without slabs.
+    """
+
+    group: Group
+    sums: AtomSums
+    structures: Tensor | None
+    atoms: Tensor | None
+    packing: Packing | None
+    pairs: Pairs | None
+    normals: Tensor | None
+    is_slab: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """The structures of a batch by solver.
+    """How a batch of structures is evaluated.
 
     Attributes:
-        kinds: of each structure, OPEN, DIRECT or MESH.
-        n_atoms: of each structure.
-        limits: the largest |n_a| of the wave vectors of each; zero for open ones.
-        has_slabs: whether any is periodic in two directions.
+        shape: numbers.
+        sums: over the atoms of the whole batch.
+        parts: index tensors of each group.
+        structures_back, atoms_back: what puts results of the parts one after the other into the
+            order of the batch; None for one part.
+        geometry: what depends on cells that do not change, by part; empty if they may.
     """
 
-    kinds: list[int]
-    n_atoms: list[int]
-    limits: list[Limits]
-    has_slabs: bool
+    shape: PlanShape
+    sums: AtomSums
+    parts: tuple[Part, ...]
+    structures_back: Tensor | None = None
+    atoms_back: Tensor | None = None
+    geometry: tuple[CellGeometry | None, ...] = ()
 
-    def of_kind(self, kind: int) -> list[int]:
-        """The numbers of the structures of a kind."""
-        return [n for n, k in enumerate(self.kinds) if k == kind]
+    @classmethod
+    def of(cls, shape: PlanShape, batch: Tensor) -> Plan:
+        """The plan of a batch of that shape, without waiting for the device.
 
-    def common_limits(self, kind: int) -> Limits:
-        """The largest limits of any structure of a kind."""
-        a, b, c = zip(*(self.limits[n] for n in self.of_kind(kind)), strict=True)
-        return max(a), max(b), max(c)
+        Args:
+            shape: made from the numbers of the batch.
+            batch: [n_atoms] int64, the structure of each atom, in any order.
+        """
+        n_structures, device = len(shape.counts), batch.device
+        sums = AtomSums(batch, n_structures)
+        if len(shape.groups) == 1:
+            (group,) = shape.groups
+            whole = _part(group, sums, None, None)
+            return cls(shape, sums, (whole,))
+        # Sorting, unlike picking by a mask, does not wait for a GPU.
+        rank = [0] * n_structures
+        for number, group in enumerate(shape.groups):
+            for member in group.members:
+                rank[member] = number
+        ranks = torch.tensor(rank, device=device)
+        by_structure = torch.argsort(ranks, stable=True)
+        by_atom = torch.argsort(ranks[batch], stable=True)
+        structures = torch.split(by_structure, [len(g.members) for g in shape.groups])
+        atoms = torch.split(by_atom, [sum(g.counts) for g in shape.groups])
+        parts = []
+        for group, structure, atom in zip(shape.groups, structures, atoms, strict=True):
+            renumbered = torch.zeros(n_structures, dtype=torch.int64, device=device)
+            renumbered[structure] = torch.arange(structure.shape[0], device=device)
+            own = AtomSums(renumbered[batch[atom]], structure.shape[0])
+            parts.append(_part(group, own, structure, atom))
+        return cls(shape, sums, tuple(parts), torch.argsort(by_structure), torch.argsort(by_atom))
+
+    def covers(self, cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
+        """Whether it can evaluate structures with these cells, see PlanShape.covers."""
+        return self.shape.covers(cell, pbc, counts)
+
+    def for_cells(self, cell: Tensor, dtype: torch.dtype) -> Plan:
+        """The same with what depends on the cells computed once.
+
+        The engine uses it where the cell it is given needs no derivative. Results for other cells
+        are then NaN.
+
+        Args:
+            cell: [n_structures, 3, 3], Å, of that precision.
+            dtype: of positions.
+        """
+        found: list[CellGeometry | None] = []
+        for part in self.parts:
+            own = cell.detach().to(part.sums.batch.device)
+            own = own if part.structures is None else own[part.structures]
+            kept = None
+            if part.group.kind != OPEN:
+                kept = CellGeometry.of(own, part.group.limits, self.shape.settings, dtype)
+            found.append(kept)
+        return replace(self, geometry=tuple(found))
 
 
-def make_plan(
-    positions: Tensor,
+def _part(group: Group, sums: AtomSums, structures: Tensor | None, atoms: Tensor | None) -> Part:
+    device, n_structures = sums.batch.device, len(group.members)
+    packing = pairs = normals = is_slab = None
+    if group.kind == DIRECT:
+        packing = Packing.of(sums.batch, n_structures, max(group.counts))
+    if group.kind == OPEN:
+        pairs = Pairs.of(sums.batch, n_structures, group.n_pairs)
+    if group.has_slabs:
+        normals = torch.tensor([max(axis, 0) for axis in group.normals], device=device)
+        is_slab = torch.tensor([axis >= 0 for axis in group.normals], device=device)
+    return Part(group, sums, structures, atoms, packing, pairs, normals, is_slab)
+
+
+def _on_host(
+    cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As CPU tensors, from those or numpy arrays."""
+    return (
+        torch.as_tensor(cell, device="cpu").detach().double().reshape(-1, 3, 3),
+        torch.as_tensor(pbc, device="cpu").bool().reshape(-1, 3),
+        torch.as_tensor(counts, device="cpu").long().reshape(-1),
+    )
+
+
+def _flags(pbc: Tensor) -> tuple[Flags, ...]:
+    return tuple((bool(a), bool(b), bool(c)) for a, b, c in pbc.tolist())
+
+
+def plan_shape(
     cell: Tensor,
     pbc: Tensor,
-    batch: Tensor,
-    multipoles: Multipoles,
+    counts: Tensor | Sequence[int],
     settings: Settings,
-) -> Plan:
-    """Choose the solvers, waiting for the device once, once more for periodic structures and twice
-    for slabs, however many there are.
+    margin: float = 0.0,
+) -> PlanShape:
+    """Choose the solvers and group the structures.
+
+    Args:
+        cell: [n_structures, 3, 3], Å, on the host.
+        pbc: [n_structures, 3] bool, on the host.
+        counts: [n_structures], atoms of each.
+        settings: of the engine.
+        margin: by how much lattice vectors may grow with the plan still valid, as a fraction.
 
     Raises:
-        ValueError: a structure that is periodic in one direction, has a singular cell, is a slab
-            with a net charge or too little vacuum, or does not suit the solver asked for.
+        ValueError: numbers of structures that differ; a structure that is periodic in one
+            direction, has a singular cell, or does not suit the solver asked for.
     """
-    counts = count_atoms(batch, pbc.shape[0])
-    flags = torch.cat([pbc.long(), counts[:, None]], dim=1).tolist()
-    n_atoms = [f[3] for f in flags]
-    n_periodic = [sum(f[:3]) for f in flags]
-    for number, periodic in enumerate(n_periodic):
-        if periodic == 1:
-            raise ValueError(
-                f"structure {number} has pbc {_letters(flags[number])}: a single periodic "
-                "direction is not supported. Set all three, with vacuum in the cell around the "
-                "wire, or none"
-            )
-        if periodic == 0 and settings.solver == "mesh":
+    cell, pbc, counts = _on_host(cell, pbc, counts)
+    if not cell.shape[0] == pbc.shape[0] == counts.shape[0]:
+        raise ValueError(
+            "cell, pbc and counts must be of the same number of structures, got "
+            f"{cell.shape[0]}, {pbc.shape[0]} and {counts.shape[0]}"
+        )
+    if not (math.isfinite(margin) and margin >= 0):
+        raise ValueError(f"margin must be a fraction of 0 or more, got {margin}")
+    flags, n_atoms = _flags(pbc), [int(n) for n in counts.tolist()]
+    orders = largest_orders(cell * (1.0 + margin), settings.k_cutoff).tolist()
+    volumes = torch.linalg.det(cell).abs().tolist()
+    kinds: list[int] = []
+    limits: list[Limits] = []
+    for number, flag in enumerate(flags):
+        _check_structure(number, flag, volumes[number], orders[number], settings)
+        n1, n2, n3 = orders[number] if any(flag) else (0, 0, 0)
+        own = (int(n1), int(n2), int(n3))
+        limits.append(own)
+        kinds.append(_choose(number, n_atoms[number], own, settings) if any(flag) else OPEN)
+    groups = _grouped(kinds, n_atoms, limits, flags, settings)
+    return PlanShape(settings, tuple(n_atoms), flags, groups)
+
+
+def _check_structure(
+    number: int, flag: Flags, volume: float, orders: list[float], settings: Settings
+) -> None:
+    """Refuse what cannot be evaluated whatever its atoms."""
+    if sum(flag) == 1:
+        raise ValueError(
+            f"structure {number} has pbc {letters(flag)}: a single periodic "
+            "direction is not supported. Set all three, with vacuum in the cell around the "
+            "wire, or none"
+        )
+    if not any(flag):
+        if settings.solver == "mesh":
             raise ValueError(
                 f"structure {number} is open (pbc F F F), but solver 'mesh' was asked for and a "
                 "mesh needs a periodic cell: use solver 'auto'"
             )
-    kinds, limits = [OPEN] * len(flags), [(0, 0, 0)] * len(flags)
-    if any(n_periodic):
-        volume = cell_volume(cell.detach().double())
-        found = torch.cat([wave_vector_limits(cell, settings.k_cutoff), volume[:, None]], 1)
-        for number, (n1, n2, n3, v) in enumerate(found.tolist()):
-            if n_periodic[number] == 0:
-                continue
-            if not v > _SMALLEST_VOLUME:
-                raise ValueError(
-                    f"structure {number} has pbc {_letters(flags[number])} and a singular cell "
-                    f"(volume {v:.3g} Å³): give three independent lattice vectors (a slab needs "
-                    "vacuum along the third), or set its pbc to F F F"
-                )
-            if not max(n1, n2, n3) < _MOST_WAVES:
-                raise ValueError(
-                    f"structure {number} has a lattice vector of more than "
-                    f"{_MOST_WAVES * 2.0 * math.pi / settings.k_cutoff:.3g} Å, and no sum over its "
-                    "wave vectors would end: use a smaller cell"
-                )
-            limits[number] = (int(n1), int(n2), int(n3))
-            kinds[number] = _choose(number, n_atoms[number], limits[number], settings)
-    if 2 in n_periodic:
-        _check_slabs(positions, cell, pbc, batch, multipoles, flags, settings)
-    plan = Plan(kinds, n_atoms, limits, 2 in n_periodic)
-    _check_memory(plan, settings, positions)
-    return plan
+        return
+    if not volume > _SMALLEST_VOLUME:
+        raise ValueError(
+            f"structure {number} has pbc {letters(flag)} and a singular cell "
+            f"(volume {volume:.3g} Å³): give three independent lattice vectors (a slab needs "
+            "vacuum along the third), or set its pbc to F F F"
+        )
+    if not max(orders) < _MOST_WAVES:
+        raise ValueError(
+            f"structure {number} has a lattice vector of more than "
+            f"{_MOST_WAVES * 2.0 * math.pi / settings.k_cutoff:.3g} Å, and no sum over its "
+            "wave vectors would end: use a smaller cell"
+        )
 
 
 def _choose(number: int, n_atoms: int, limits: Limits, settings: Settings) -> int:
@@ -138,7 +321,7 @@ def _choose(number: int, n_atoms: int, limits: Limits, settings: Settings) -> in
     thin = min(size) < settings.window_width
     if settings.solver == "mesh" and thin:
         raise ValueError(
-            f"structure {number} has a mesh of {_times(size)} points, thinner than the window of "
+            f"structure {number} has a mesh of {times(size)} points, thinner than the window of "
             f"{settings.window_width} points that atoms are spread with: use solver 'auto' or "
             "'ewald', or a supercell"
         )
@@ -148,6 +331,69 @@ def _choose(number: int, n_atoms: int, limits: Limits, settings: Settings) -> in
         return DIRECT
     mesh = mesh_cost(n_atoms, limits, settings.window_width)
     return MESH if mesh < _WORTH_IT * direct_cost(n_atoms, limits) else DIRECT
+
+
+def _grouped(
+    kinds: list[int],
+    counts: list[int],
+    limits: list[Limits],
+    flags: tuple[Flags, ...],
+    settings: Settings,
+) -> tuple[Group, ...]:
+    """Structures that share a solver and are cheaper together than apart.
+
+    All structures of a group pay for its largest box of wave vectors and, in the direct sum, for
+    its largest number of atoms. From the smallest box to the largest, each structure joins the
+    group before it unless a group of its own costs less.
+    """
+    groups: list[Group] = []
+    for kind in (OPEN, DIRECT, MESH):
+        members = [n for n, k in enumerate(kinds) if k == kind]
+        members.sort(key=lambda n: (_wave_vectors(limits[n])[1], counts[n], n))
+        bundles: list[list[int]] = []
+        for n in members:
+            if bundles and (
+                kind == OPEN
+                or _cost(kind, [*bundles[-1], n], counts, limits, settings)
+                <= _cost(kind, bundles[-1], counts, limits, settings)
+                + _cost(kind, [n], counts, limits, settings)
+            ):
+                bundles[-1].append(n)
+            else:
+                bundles.append([n])
+        for bundle in bundles:
+            bundle.sort()
+            normals = (flags[n].index(False) if sum(flags[n]) == 2 else -1 for n in bundle)
+            groups.append(
+                Group(
+                    kind,
+                    tuple(bundle),
+                    tuple(counts[n] for n in bundle),
+                    _common(limits, bundle),
+                    tuple(normals),
+                )
+            )
+    return tuple(groups)
+
+
+def _common(limits: list[Limits], members: list[int]) -> Limits:
+    """The largest limits of any of the structures."""
+    a, b, c = zip(*(limits[n] for n in members), strict=True)
+    return max(a), max(b), max(c)
+
+
+def _cost(
+    kind: int, members: list[int], counts: list[int], limits: list[Limits], settings: Settings
+) -> float:
+    """Time of structures that are evaluated together, ms."""
+    common, n = _common(limits, members), len(members)
+    if kind == MESH:
+        start = mesh_cost(0, (0, 0, 0), settings.window_width)
+        each = mesh_cost(0, common, settings.window_width) - start
+        atoms = mesh_cost(sum(counts[m] for m in members), (0, 0, 0), settings.window_width)
+        return atoms + n * each
+    start = direct_cost(0, (0, 0, 0))
+    return start + n * (direct_cost(max(counts[m] for m in members), common) - start)
 
 
 def _wave_vectors(limits: Limits) -> tuple[int, int]:
@@ -171,106 +417,27 @@ def mesh_cost(n_atoms: int, limits: Limits, width: int) -> float:
     return 2.6 + 7.6e-6 * n_atoms * width**3 + 7.3e-5 * _wave_vectors(limits)[1]
 
 
-def mesh_shape(plan: Plan, settings: Settings) -> MeshShape:
-    """The common mesh of all structures that are evaluated on one."""
-    limits = plan.common_limits(MESH)
-    n1, n2, n3 = (mesh_size(n) for n in limits)
-    band = bandwidth(settings.smearing, settings.k_cutoff)
-    return MeshShape((n1, n2, n3), limits, settings.window_width, band, len(plan.of_kind(MESH)))
-
-
-def _check_slabs(
-    positions: Tensor,
-    cell: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    multipoles: Multipoles,
-    flags: list[list[int]],
-    settings: Settings,
-) -> None:
-    """Refuse slabs with a net charge or too little vacuum; flags: pbc, read already."""
-    charge = multipoles.charge.detach().double()
-    sums = charge.new_zeros(len(flags), 2).index_add(
-        0, batch, torch.stack([charge, charge.abs()], dim=1)
-    )
-    geometry = slab_geometry(positions, cell, pbc, batch)
-    slabs = [number for number, flag in enumerate(flags) if sum(flag[:3]) == 2]
-    found = torch.cat([sums, geometry], dim=1).tolist()
-    periods = longest_period(cell.detach().cpu()[slabs], pbc.cpu()[slabs]).tolist()
-    for number, period in zip(slabs, periods, strict=True):
-        net, total, height, extent = found[number]
-        where = f"structure {number} has pbc {_letters(flags[number])}"
-        vacuum, least = height - extent, required_vacuum(period, settings.smearing)
-        if not vacuum >= least:
-            raise ValueError(
-                f"{where}, and its atoms extend over {extent:.1f} Å of the cell's {height:.1f} Å "
-                "along the direction that is not periodic: that leaves "
-                f"{max(vacuum, 0.0):.1f} Å of vacuum, and {least:.1f} Å are needed. Make this "
-                f"lattice vector longer (a height of {extent + least:.1f} Å), and put atoms that "
-                "left the slab, or are wrapped through the vacuum, back next to it: "
-                f"as_slab(atoms, axis, vacuum={least:.1f}) of mace_polmp.structures does both"
-            )
-        if abs(net) > _NEUTRAL * max(total, 1e-2):
-            raise ValueError(
-                f"{where} and charges that sum to {net:.3g} e, but the energy of a charged slab "
-                "is not defined: give charges that sum to zero"
-            )
-
-
-def _check_memory(plan: Plan, settings: Settings, positions: Tensor) -> None:
-    """Refuse arrays over the mesh or the wave vectors that cannot fit.
-
-    Raises:
-        ValueError: they need more than the memory of the machine or GPU.
-    """
-    itemsize = positions.element_size()
-    for kind, name, copies in ((MESH, "mesh", 6), (DIRECT, "table of wave vectors", 20)):
-        numbers = plan.of_kind(kind)
-        if not numbers:
-            continue
-        if kind == MESH:
-            size = mesh_shape(plan, settings).size
-        else:
-            n1, n2, n3 = plan.common_limits(kind)
-            size = (2 * n1 + 1, 2 * n2 + 1, n3 + 1)
-        needed = copies * itemsize * len(numbers) * math.prod(size)
-        if needed > 2**28 and needed > (there := _memory(positions.device)):
-            raise ValueError(
-                f"the {name} of {len(numbers)} × {_times(size)} points needs about "
-                f"{needed / 2**30:.0f} GiB, more than the {there / 2**30:.0f} GiB there are: use "
-                "a larger kspace_spacing, smaller cells (less vacuum), or fewer structures in a "
-                "batch"
-            )
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes of memory of a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 2**62
-
-
-def log_plan(plan: Plan, settings: Settings) -> None:
+def log_plan(shape: PlanShape) -> None:
     """Say in the log, at level debug, which solver evaluates which structure."""
     if not logger.isEnabledFor(logging.DEBUG):
         return
-    parts = []
-    for number, (kind, n) in enumerate(zip(plan.kinds, plan.n_atoms, strict=True)):
+    parts = {}
+    for group in shape.groups:
         how = "open, all pairs"
-        if kind == DIRECT:
-            how = f"direct k-space sum, |n| up to {_times(plan.limits[number])}"
-        elif kind == MESH:
-            how = f"particle mesh, {_times(mesh_shape(plan, settings).size)} points"
-        parts.append(f"structure {number}: {n} atoms, {how}")
-    logger.debug("%s", "; ".join(parts))
+        if group.kind == DIRECT:
+            how = f"direct k-space sum, |n| up to {times(group.limits)}"
+        elif group.kind == MESH:
+            how = f"particle mesh, {times(group.mesh(shape.settings).size)} points"
+        for number, n in zip(group.members, group.counts, strict=True):
+            parts[number] = f"structure {number}: {n} atoms, {how}"
+    logger.debug("%s", "; ".join(parts[number] for number in sorted(parts)))
 
 
-def _letters(flags: list[int]) -> str:
-    return " ".join("T" if f else "F" for f in flags[:3])
+def letters(flag: Sequence[bool]) -> str:
+    """T T F."""
+    return " ".join("T" if f else "F" for f in flag[:3])
 
 
-def _times(size: tuple[int, ...]) -> str:
+def times(size: tuple[int, ...]) -> str:
+    """16 × 16 × 20."""
     return " × ".join(map(str, size))

@@ -9,16 +9,18 @@ must not depend on the precision of the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.moments import source_moments
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import cell_volume, small_product
+from mace_polmp.electrostatics.settings import Settings
+from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.units import EPS0
 
 # A k-vector that lies on the sphere |k| = k_c but for rounding counts as inside, whatever the
@@ -38,7 +40,7 @@ class Solver(Protocol):
         ...
 
 
-def wave_vector_limits(cell: Tensor, k_cutoff: float) -> Tensor:
+def largest_orders(cell: Tensor, k_cutoff: float) -> Tensor:
     """The largest |n_a| of a wave vector within the sphere, [n_structures, 3], as doubles.
 
     |n_a| ≤ |k| |a_a| / 2π, since k·a_a = 2π n_a.
@@ -48,30 +50,22 @@ def wave_vector_limits(cell: Tensor, k_cutoff: float) -> Tensor:
     return limits.floor()
 
 
-def _weights(
-    reciprocal: Tensor,
-    volume: Tensor,
-    limits: tuple[int, int, int],
-    smearing: float,
-    k_cutoff: float,
+def _wave_vectors(
+    inverse: Tensor, limits: tuple[int, int, int], k_cutoff: float
 ) -> tuple[Tensor, Tensor]:
-    """e^{−σ²k²/2}/(k² eps0 V), doubled where −k is left out, 0 outside the sphere; and k².
-
-    Both [S, n12, n3]; k² is 1 outside the sphere.
+    """k², 1 outside the sphere, [S, n12, n3]; and 2 inside, 1 where n_3 = 0, 0 outside.
 
     Args:
-        reciprocal: rows are the reciprocal vectors without 2π, [S, 3, 3], double precision.
-        volume: [S], double precision.
+        inverse: of the cells, [S, 3, 3], double precision.
         limits: the largest |n_a|.
-        smearing: σ, Å.
         k_cutoff: k_c, 1/Å.
     """
     n1, n2, n3 = (
-        torch.arange(low, n + 1, dtype=volume.dtype, device=volume.device)
+        torch.arange(low, n + 1, dtype=inverse.dtype, device=inverse.device)
         for low, n in zip((-limits[0], -limits[1], 0), limits, strict=True)
     )
     # k² = 4π² Σ_ab n_a n_b g_ab with the metric of the reciprocal lattice.
-    metric = (2.0 * math.pi) ** 2 * torch.matmul(reciprocal, reciprocal.transpose(-1, -2))
+    metric = (2.0 * math.pi) ** 2 * torch.matmul(inverse.transpose(-1, -2), inverse)
     n12 = torch.cartesian_prod(n1, n2)  # [n12, 2]
     square = (torch.matmul(n12, metric[:, :2, :2]) * n12).sum(-1)
     cross = 2.0 * torch.matmul(n12, metric[:, :2, 2, None])  # [S, n12, 1]
@@ -80,134 +74,280 @@ def _weights(
     inside = (found <= (k_cutoff * (1.0 + SPHERE_TOLERANCE)) ** 2) & (found > 0)
     # Exactly zero only at n = 0.
     inside[:, limits[0] * n2.numel() + limits[1], 0] = False
-    k2 = torch.where(inside, k2, 1.0)
-    doubled = torch.where(n3 > 0, 2.0, 1.0) * inside
-    return torch.exp(-0.5 * smearing**2 * k2) / k2 * (doubled / (EPS0 * volume)[:, None, None]), k2
+    return torch.where(inside, k2, 1.0), torch.where(n3 > 0, 2.0, 1.0) * inside
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """The wave vectors of a batch of cells, and its atoms and multipoles in their coordinates.
+def taper_of(k: Tensor, k_cutoff: float, taper: float) -> tuple[Tensor, Tensor]:
+    """The soft edge s(k) of the sphere of wave vectors, and ds/dk.
+
+    It falls from 1 to 0 over the last fraction of k_c, twice differentiable at both ends.
+    """
+    u = ((k - (1.0 - taper) * k_cutoff) / (taper * k_cutoff)).clamp(0.0, 1.0)
+    value = 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
+    slope = -30.0 * (u * (1.0 - u)) ** 2 / (taper * k_cutoff)
+    return value, slope
+
+
+@dataclass(frozen=True, eq=False)
+class CellGeometry:
+    """What depends on the cells alone.
 
     Attributes:
-        weight: e^{−σ²k²/2}/(k² eps0 V), [n_structures, n_1 n_2, n_3 ≥ 0].
-        square: k², 1/Å², alike.
-        inverse: of the cells, [n_structures, 3, 3], 1/Å.
-        fraction: fractional coordinates of the atoms, −½ … ½.
+        cell: [n_structures, 3, 3], Å, double precision.
+        exact_inverse, inverse: of the cells, 1/Å, in double precision and in that of positions.
+        weight: s(k) e^{−σ²k²/2}/(k² eps0 V), doubled where −k is left out, 0 outside the sphere;
+            [n_structures, n_1 n_2, n_3 ≥ 0].
+        slope: −(d ln(weight)/dk)/k, Å², alike; for charges in the long-wavelength limit.
+        to_moments: from charge, dipole and the nine elements of a quadrupole to moments in
+            fractional coordinates, [n_structures, 13, 10].
+        limits: the largest |n_a| of a wave vector.
     """
 
-    weight: Tensor
-    square: Tensor
+    cell: Tensor
+    exact_inverse: Tensor
     inverse: Tensor
+    weight: Tensor
+    slope: Tensor
+    to_moments: Tensor
+    limits: tuple[int, int, int]
+
+    @classmethod
+    def of(
+        cls,
+        cell: Tensor,
+        limits: tuple[int, int, int],
+        settings: Settings,
+        dtype: torch.dtype,
+    ) -> CellGeometry:
+        """Of cells [n_structures, 3, 3], Å, differentiable in them.
+
+        Args:
+            cell: any precision; the geometry is computed in double.
+            limits: the largest |n_a| of a wave vector of any of the structures.
+            settings: of the sum.
+            dtype: of the tables.
+        """
+        exact = cell.double()
+        inverse = torch.linalg.inv_ex(exact).inverse
+        volume = cell_volume(exact)
+        square, doubled = _wave_vectors(inverse, limits, settings.k_cutoff)
+        sigma = settings.smearing
+        weight = torch.exp(-0.5 * sigma**2 * square) / square
+        weight = weight * (doubled / (EPS0 * volume)[:, None, None])
+        slope = sigma**2 + 2.0 / square.detach()
+        if settings.taper > 0:
+            k = torch.sqrt(square)
+            soft, fall = taper_of(k, settings.k_cutoff, settings.taper)
+            weight = weight * soft
+            slope = slope - fall.detach() / (k * soft.clamp(min=1e-300)).detach()
+        own = inverse.to(dtype)
+        tables = weight.to(dtype), slope.to(dtype), _to_moments(own)
+        return cls(exact.detach(), inverse, own, *tables, limits)
+
+
+def _to_moments(inverse: Tensor) -> Tensor:
+    """See CellGeometry.to_moments; the moments in the order of moments.all_monomials."""
+    n = inverse.shape[0]
+    pairs = inverse[:, :, None, :, None] * inverse[:, None, :, None, :]  # [S, i, j, a, b]
+    upper = small_product(pairs.reshape(n, 9, 9), _constant_rows(inverse.dtype, inverse.device))
+    out = inverse.new_zeros(n, 13, 10)
+    out[:, 0, 0] = 1.0
+    out[:, 1:4, 1:4] = inverse
+    out[:, 4:, 4:] = upper
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """Cells, and the atoms in their coordinates.
+
+    Attributes:
+        geometry: of the cells.
+        fraction: fractional coordinates of the atoms, −½ … ½.
+        sums: over the atoms.
+        invalid: zero, or NaN of structures that a plan does not cover, [n_structures]; or None.
+    """
+
+    geometry: CellGeometry
     fraction: Tensor
+    sums: AtomSums
+    invalid: Tensor | None
 
     @classmethod
     def of(
         cls,
         positions: Tensor,
         cell: Tensor,
-        batch: Tensor,
+        sums: AtomSums,
         limits: tuple[int, int, int],
-        smearing: float,
-        k_cutoff: float,
+        settings: Settings,
+        kept: CellGeometry | None = None,
+        trusted: bool = False,
     ) -> Lattice:
-        """Arguments as of reciprocal_sum."""
+        """The lattice of structures.
+
+        Args:
+            positions: [n_atoms, 3], Å, anywhere: not only inside the cell.
+            cell: [n_structures, 3, 3], Å, rows are lattice vectors, right- or left-handed, regular.
+            sums: over the atoms.
+            limits: the largest |n_a| of a wave vector of any of the structures.
+            settings: of the sum.
+            kept: the geometry of the same cells, where it is known; it has no derivatives.
+            trusted: whether limits are known to hold; else structures that exceed them are invalid.
+        """
         dtype = positions.dtype
-        exact_cell = cell.double()
-        inverse = torch.linalg.inv_ex(exact_cell).inverse
-        volume = cell_volume(exact_cell)
-        reciprocal = inverse.transpose(-1, -2)
-        weight, square = _weights(reciprocal, volume, limits, smearing, k_cutoff)
-        fraction = _per_atom(positions.double(), inverse, batch)
+        if kept is not None:
+            fits = (cell.detach().double() == kept.cell).flatten(1).all(1)
+            geometry = kept
+        else:
+            fits = None
+            if not trusted:
+                most = torch.tensor(limits, dtype=torch.float64, device=cell.device)
+                fits = (largest_orders(cell, settings.k_cutoff) <= most).all(1)
+            geometry = CellGeometry.of(cell, limits, settings, dtype)
+        invalid = None if fits is None else torch.where(fits, 0.0, torch.nan).to(dtype)
+        fraction = _per_atom(positions.double(), geometry.exact_inverse, sums)
         fraction = (fraction - fraction.detach().round()).to(dtype)
-        return cls(weight.to(dtype), square.to(dtype), inverse.to(dtype), fraction)
+        return cls(geometry, fraction, sums, invalid)
 
-    def moments(self, multipoles: Multipoles, batch: Tensor) -> Tensor:
-        """The sources of a structure factor, [n_atoms, n_moments]."""
-        dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
-        if dipole is not None:
-            dipole = _per_atom(dipole, self.inverse, batch)
-        if quadrupole is not None:
-            here = self.inverse if self.inverse.shape[0] == 1 else self.inverse[batch]
-            quadrupole = small_product(small_product(here.transpose(-1, -2), quadrupole), here)
-        return source_moments(Multipoles(multipoles.charge, dipole, quadrupole))
+    def moments(self, multipoles: Multipoles) -> Tensor:
+        """The sources of a structure factor in fractional coordinates, [n_atoms, n_moments]."""
+        return self.of_cartesian(_cartesian(multipoles))
+
+    def of_cartesian(self, table: Tensor) -> Tensor:
+        """The same of a table of charge, dipole and elements of the quadrupole, [n_atoms, 1 … 13].
+
+        Structures that are not valid become NaN here.
+        """
+        if table.shape[1] == 1:
+            moments = table
+        else:
+            width = {4: 4, 13: 10}[table.shape[1]]
+            matrix = self.geometry.to_moments[:, : table.shape[1], :width]
+            moments = _per_atom(table, matrix, self.sums)
+        if self.invalid is None:
+            return moments
+        return moments + self.sums.at_atoms(self.invalid[:, None])
 
 
-def reciprocal_sum(
-    positions: Tensor,
-    cell: Tensor,
-    batch: Tensor,
-    multipoles: Multipoles,
-    limits: tuple[int, int, int],
-    make_solver: Callable[[Tensor], Solver],
-    smearing: float,
-    k_cutoff: float,
-    with_field: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Energy, and potential and field at the atoms, of periodic structures.
+@dataclass(frozen=True, eq=False)
+class ReciprocalSpace:
+    """The sum over wave vectors of periodic structures, for any multipoles.
 
     E = 1/(2 eps0 V) Σ_k e^{−σ²k²/2}/k² |S(k)|² − E_self, S(k) = Σ_i L_i e^{ik·r_i}
     (arXiv:2605.05746).
 
-    Args:
-        positions: [n_atoms, 3], Å, anywhere: not only inside the cell.
-        cell: [n_structures, 3, 3], Å, rows are lattice vectors, right- or left-handed, regular.
-        batch: [n_atoms] int64.
-        multipoles: of the same atoms.
-        limits: the largest |n_a| of a wave vector of any of the structures.
-        make_solver: gives the solver for fractional coordinates [n_atoms, 3].
-        smearing: σ, Å.
-        k_cutoff: k_c, 1/Å.
-        with_field: whether potential and field are wanted.
-
-    Returns:
-        Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each without
-        the atom's own Gaussian, or None.
+    Attributes:
+        lattice: cells and atoms.
+        solver: of structure factors.
+        settings: of the sum.
     """
-    lattice = Lattice.of(positions, cell, batch, limits, smearing, k_cutoff)
-    fraction, weight = lattice.fraction, lattice.weight
-    moments = lattice.moments(multipoles, batch)
 
-    solver = make_solver(fraction)
-    factor = solver.structure_factor(fraction, moments)
-    energy = 0.5 * (weight * (factor.real**2 + factor.imag**2)).sum((1, 2))
-    energy = energy - _self_energy(multipoles, batch, cell.shape[0], smearing)
-    if not with_field:
-        return energy, None, None
+    lattice: Lattice
+    solver: Solver
+    settings: Settings
 
-    values = solver.at_sites(fraction, weight * factor, 1)
-    potential = values[:, 0] - _self_potential(multipoles.charge, smearing)
-    field = -_per_atom(values[:, 1:], lattice.inverse.transpose(-1, -2), batch)
-    if multipoles.dipole is not None:
-        field = field + _self_field(multipoles.dipole, smearing)
-    return energy, potential, field
+    def evaluate(
+        self, multipoles: Multipoles, with_field: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Energy, and potential and field at the atoms.
+
+        Returns:
+            Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each
+            without the atom's own Gaussian, or None.
+        """
+        lattice, sums = self.lattice, self.lattice.sums
+        fraction, weight = lattice.fraction, lattice.geometry.weight
+        table = _cartesian(multipoles)
+        factor = self.solver.structure_factor(fraction, lattice.of_cartesian(table))
+        parts = torch.view_as_real(factor)
+        weighted = weight[..., None] * parts
+        energy = 0.5 * (weighted * parts).sum((1, 2, 3))
+        own = _own_terms(self.settings)
+        squares = table * table * _constant(own[: table.shape[1]], table.dtype, table.device)
+        energy = energy - sums.total(squares.sum(1))
+        if not with_field:
+            return energy, None, None
+
+        values = self.solver.at_sites(fraction, torch.view_as_complex(weighted), 1)
+        potential = values[:, 0] - (2.0 * own[0]) * multipoles.charge
+        field = -_per_atom(values[:, 1:], lattice.geometry.inverse.transpose(-1, -2), sums)
+        if multipoles.dipole is not None:
+            field = field + (2.0 * own[1]) * multipoles.dipole
+        return energy, potential, field
 
 
-def _per_atom(vectors: Tensor, matrices: Tensor, batch: Tensor) -> Tensor:
-    """v_i M of the atom's structure: [n_atoms, 3] and [n_structures, 3, 3] to [n_atoms, 3]."""
+def _cartesian(multipoles: Multipoles) -> Tensor:
+    """Charge, dipole and the nine elements of the quadrupole, [n_atoms, 1, 4 or 13]."""
+    columns = [multipoles.charge[:, None]]
+    dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
+    if dipole is None and quadrupole is None:
+        return columns[0]
+    columns.append(multipoles.charge.new_zeros(len(columns[0]), 3) if dipole is None else dipole)
+    if quadrupole is not None:
+        columns.append(quadrupole.flatten(1))
+    return torch.cat(columns, dim=1)
+
+
+def _per_atom(vectors: Tensor, matrices: Tensor, sums: AtomSums) -> Tensor:
+    """v_i M of the atom's structure: [n_atoms, n] and [n_structures, n, m] to [n_atoms, m]."""
     if matrices.shape[0] == 1:
         return small_product(vectors, matrices[0])
-    return small_product(vectors[:, None], matrices[batch]).squeeze(1)
+    return small_product(vectors[:, None], matrices[sums.batch]).squeeze(1)
 
 
-# The interaction of each Gaussian multipole with itself, which the k-space sum contains.
-_SELF: float = 1.0 / (2.0 * EPS0 * (2.0 * math.pi) ** 1.5)
+@cache
+def _own_terms(settings: Settings) -> tuple[float, ...]:
+    """The interaction of each Gaussian multipole with itself, which the k-space sum contains.
+
+    Coefficients of q², of each μ_a² and each Q_ab², eV per e², e² Å² and e² Å⁴: integrals of
+    (1, k²/3, k⁴/30) s(k) e^{−σ²k²/2} over k, over 4π² eps0. Those of a sharp sphere are for all k:
+    what lies beyond k_c is small.
+    """
+    sigma = settings.smearing
+    root = math.sqrt(math.pi / 2.0)
+    integrals = [root / sigma, root / sigma**3, 3.0 * root / sigma**5]
+    if settings.taper > 0:
+        integrals = _tapered_integrals(settings)
+    scale = 1.0 / (4.0 * math.pi**2 * EPS0)
+    q, mu, quadrupole = (
+        scale * integrals[0],
+        scale * integrals[1] / 3.0,
+        scale * integrals[2] / 30.0,
+    )
+    return (q, mu, mu, mu, *[quadrupole] * 9)
 
 
-def _self_energy(
-    multipoles: Multipoles, batch: Tensor, n_structures: int, smearing: float
-) -> Tensor:
-    per_atom = multipoles.charge**2 / smearing
-    if multipoles.dipole is not None:
-        per_atom = per_atom + multipoles.dipole.square().sum(-1) / (3.0 * smearing**3)
-    if multipoles.quadrupole is not None:
-        per_atom = per_atom + multipoles.quadrupole.square().sum((-1, -2)) / (10.0 * smearing**5)
-    return per_atom.new_zeros(n_structures).index_add(0, batch, _SELF * per_atom)
+@cache
+def _constant_rows(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """From the nine M_ab of ½ M_ab ∂_a ∂_b to moments xx, xy, xz, yy, yz, zz, [9, 6]."""
+    place = {(0, 0): 0, (0, 1): 1, (0, 2): 2, (1, 1): 3, (1, 2): 4, (2, 2): 5}
+    rows = []
+    for a in range(3):
+        for b in range(3):
+            row = [0.0] * 6
+            row[place[min(a, b), max(a, b)]] = 0.5
+            rows.append(row)
+    with torch.inference_mode(False):
+        return torch.tensor(rows, dtype=dtype, device=device)
 
 
-def _self_potential(charge: Tensor, smearing: float) -> Tensor:
-    return charge * (2.0 * _SELF / smearing)
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Also when first asked for within torch.inference_mode: the tensor outlives it.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _self_field(dipole: Tensor, smearing: float) -> Tensor:
-    return dipole * (2.0 * _SELF / (3.0 * smearing**3))
+def _tapered_integrals(settings: Settings) -> list[float]:
+    """∫ k^{2n} s(k) e^{−σ²k²/2} dk for n = 0, 1, 2, by Gauss-Legendre in the two pieces."""
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    edge, totals = (1.0 - settings.taper) * settings.k_cutoff, [0.0, 0.0, 0.0]
+    for low, high in ((0.0, edge), (edge, settings.k_cutoff)):
+        k = torch.as_tensor(0.5 * (high - low) * nodes + 0.5 * (high + low))
+        soft = taper_of(k, settings.k_cutoff, settings.taper)[0]
+        value = soft * torch.exp(-0.5 * settings.smearing**2 * k**2)
+        value = value * torch.as_tensor(0.5 * (high - low) * weights)
+        for n in range(3):
+            totals[n] += float((value * k ** (2 * n)).sum())
+    return totals

@@ -9,12 +9,14 @@ J. Chem. Phys. 111, 3155 (1999), eq. 6 for charges; Ballenegger, Arnold and Cerd
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.multipoles import Multipoles
-from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.electrostatics.products import cell_volume, small_product
+from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.units import EPS0
 
 VACUUM_OVER_PERIOD = 1.5
@@ -81,56 +83,73 @@ def required_vacuum(period: float, smearing: float) -> float:
     return max(VACUUM_OVER_PERIOD * period, _TAIL * smearing)
 
 
-def slab_correction(
-    positions: Tensor,
-    cell: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    multipoles: Multipoles,
-    smearing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What to add to the three-dimensionally periodic results; zero for pbc T T T.
+@dataclass(frozen=True, eq=False)
+class SlabCorrection:
+    """What to add to three-dimensionally periodic results; zero of structures that are no slabs.
 
-    Args:
-        positions: [n_atoms, 3], Å; not wrapped along the direction without periodicity.
-        cell: [n_structures, 3, 3], Å.
-        pbc: [n_structures, 3], two or three of each True.
-        batch: [n_atoms] int64.
-        multipoles: of the same atoms.
-        smearing: σ, Å.
-
-    Returns:
-        Energy [n_structures] eV, potential [n_atoms] V, field [n_atoms, 3] V/Å.
+    Attributes:
+        sums: over the atoms.
+        normals: of the planes, [n_structures, 3].
+        height: of the atoms above their mean, [n_atoms], Å.
+        factor: 1/(2 eps0 V) of slabs, [n_structures], eV/(e² Å²).
+        width: σ² + L²/6, [n_structures], Å².
     """
-    n_structures = cell.shape[0]
-    a, b = _in_plane(cell, open_axis(pbc))
-    normal = torch.linalg.cross(a, b)
-    area = torch.linalg.vector_norm(normal, dim=-1)
-    normal = normal / area[:, None]
-    volume = cell_volume(cell)
-    height = volume / area
-    factor = torch.where(pbc.all(1), 0.0, 0.5 / (EPS0 * volume))
 
-    normals = normal[batch]
-    z = (positions * normals).sum(-1)
-    # The energy does not depend on the origin, but its rounding errors do.
-    counts = count_atoms(batch, n_structures).clamp(min=1)
-    origin = z.new_zeros(n_structures).index_add(0, batch, z.detach()) / counts
-    z = z - origin[batch]
-    first, second = multipoles.charge * z, multipoles.charge * z * z
-    if multipoles.dipole is not None:
-        along = (multipoles.dipole * normals).sum(-1)
-        first, second = first + along, second + 2.0 * along * z
-    if multipoles.quadrupole is not None:
-        bent = small_product(multipoles.quadrupole, normals[..., None]).squeeze(-1)
-        second = second + (bent * normals).sum(-1)
-    moments = torch.stack([multipoles.charge, first, second], dim=1)
-    moments = moments.new_zeros(n_structures, 3).index_add(0, batch, moments)
-    m0, m1, m2 = moments.unbind(1)
-    width = smearing**2 + height**2 / 6.0
+    sums: AtomSums
+    normals: Tensor
+    height: Tensor
+    factor: Tensor
+    width: Tensor
 
-    energy = factor * (m1 * m1 - m0 * m2 - 0.5 * width * m0 * m0)
-    constant, linear, square = ((factor * m)[batch] for m in (-(m2 + width * m0), 2.0 * m1, -m0))
-    potential = constant + z * (linear + z * square)
-    field = -(linear + 2.0 * square * z)[:, None] * normals
-    return energy, potential, field
+    @classmethod
+    def of(
+        cls,
+        positions: Tensor,
+        cell: Tensor,
+        axes: Tensor,
+        is_slab: Tensor,
+        sums: AtomSums,
+        smearing: float,
+    ) -> SlabCorrection:
+        """The correction of structures, slabs among others.
+
+        Args:
+            positions: [n_atoms, 3], Å; not wrapped along the direction without periodicity.
+            cell: [n_structures, 3, 3], Å.
+            axes: [n_structures] int64, which lattice vector crosses the vacuum.
+            is_slab: [n_structures] bool.
+            sums: over the atoms.
+            smearing: σ, Å.
+        """
+        a, b = _in_plane(cell, axes)
+        normal = torch.linalg.cross(a, b)
+        area = torch.linalg.vector_norm(normal, dim=-1)
+        normal = normal / area[:, None]
+        volume = cell_volume(cell)
+        factor = torch.where(is_slab, 0.5 / (EPS0 * volume), 0.0)
+        z = (positions * sums.at_atoms(normal)).sum(-1)
+        # The energy does not depend on the origin, but its rounding errors do.
+        origin = sums.total(z.detach()) / sums.counts().clamp(min=1)
+        width = smearing**2 + (volume / area) ** 2 / 6.0
+        return cls(sums, normal, z - sums.at_atoms(origin), factor, width)
+
+    def evaluate(self, multipoles: Multipoles) -> tuple[Tensor, Tensor, Tensor]:
+        """Energy [n_structures] eV, potential [n_atoms] V, field [n_atoms, 3] V/Å."""
+        sums, z, factor = self.sums, self.height, self.factor
+        normals = sums.at_atoms(self.normals)
+        first, second = multipoles.charge * z, multipoles.charge * z * z
+        if multipoles.dipole is not None:
+            along = (multipoles.dipole * normals).sum(-1)
+            first, second = first + along, second + 2.0 * along * z
+        if multipoles.quadrupole is not None:
+            bent = small_product(multipoles.quadrupole, normals[..., None]).squeeze(-1)
+            second = second + (bent * normals).sum(-1)
+        moments = sums.total(torch.stack([multipoles.charge, first, second], dim=1))
+        m0, m1, m2 = moments.unbind(1)
+
+        energy = factor * (m1 * m1 - m0 * m2 - 0.5 * self.width * m0 * m0)
+        coefficients = factor * torch.stack([-(m2 + self.width * m0), 2.0 * m1, -m0])
+        constant, linear, square = sums.at_atoms(coefficients.t()).unbind(1)
+        potential = constant + z * (linear + z * square)
+        field = -(linear + 2.0 * square * z)[:, None] * normals
+        return energy, potential, field

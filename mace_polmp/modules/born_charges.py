@@ -289,15 +289,10 @@ def _periodic(
     if dipoles:
         moment = moment.index_add(0, batch, atomic_dipoles(multipoles, result))
     if held.softness is not None:
-        moment = moment + model.electrostatics.induced_charge_moment(
-            positions,
-            data["cell"].reshape(-1, 3, 3),
-            data["pbc"].reshape(-1, 3),
-            batch,
-            multipoles,
-            held.multipoles,
-            held.softness,
-        )
+        engine, cell = model.electrostatics, data["cell"].reshape(-1, 3, 3).detach()
+        plan = engine.plan_of(cell, data["pbc"].reshape(-1, 3), batch)
+        operator = engine.prepare(plan, positions, cell)
+        moment = moment + operator.induced_charge_moment(multipoles, held.multipoles, held.softness)
     by_edge = _gradient(local, data["shifts"], True, training)
     charge = _unseen(multipoles.charge + result.induced_charge, training)
     columns = []

@@ -48,8 +48,6 @@ _SENSE: tuple[tuple[str, Test, tuple[str, ...]], ...] = (
             "std",
             "avg_num_neighbors",
             "lora_alpha",
-            "lr",
-            "swa_lr",
             "clip_grad",
         ),
     ),
@@ -57,6 +55,8 @@ _SENSE: tuple[tuple[str, Test, tuple[str, ...]], ...] = (
         "a number of 0 or more",
         _NOT_NEGATIVE,
         (
+            "lr",
+            "swa_lr",
             "energy_weight",
             "forces_weight",
             "stress_weight",

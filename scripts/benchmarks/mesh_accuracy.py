@@ -30,7 +30,7 @@ from common import System, machine, median, plot, random_system, report, timings
 from torch import Tensor
 from tqdm import tqdm
 
-from mace_polmp.electrostatics import Electrostatics, engine, mesh
+from mace_polmp.electrostatics import Electrostatics, engine, mesh, operator
 from mace_polmp.electrostatics.mesh import Mesh
 from mace_polmp.electrostatics.moments import all_monomials, order_of
 
@@ -112,7 +112,7 @@ def road(name: str, width: int) -> Iterator[None]:
             ):
                 yield
         elif name == "channels":
-            with mock.patch.object(engine, "Mesh", ChannelMesh):
+            with mock.patch.object(operator, "Mesh", ChannelMesh):
                 yield
         else:
             yield

@@ -18,7 +18,7 @@ import torch
 from common import machine, plot, random_system, report
 from tqdm import tqdm
 
-from mace_polmp.electrostatics import Electrostatics, plan
+from mace_polmp.electrostatics import Electrostatics, checks
 
 # Period within the slab and thickness, Å.
 SLABS = {"thin": (8.0, 6.0), "wide": (16.0, 8.0), "thick": (12.0, 30.0)}
@@ -48,7 +48,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     series: dict[str, list[tuple[float, float]]] = {}
     cases = [(name, spacing) for spacing in SPACINGS for name in SLABS]
-    with mock.patch.object(plan, "required_vacuum", lambda period, smearing: 0.0):
+    with mock.patch.object(checks, "required_vacuum", lambda period, smearing: 0.0):
         for name, spacing in tqdm(cases, unit="slab"):
             limit = evaluate(*SLABS[name], FAR, spacing)
             for vacuum in VACUUM:

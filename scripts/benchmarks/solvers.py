@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
 from mace_polmp.electrostatics.plan import direct_cost, mesh_cost
-from mace_polmp.electrostatics.reciprocal import wave_vector_limits
+from mace_polmp.electrostatics.reciprocal import largest_orders
 
 # Atoms, and edges of cubic cells in Å.
 CELLS = {
@@ -52,7 +52,7 @@ def main() -> None:
     cases = [(n, edge) for n, edges in CELLS.items() for edge in edges]
     for n_atoms, edge in tqdm(cases, unit="cell"):
         system = in_cell(n_atoms, edge)
-        limits = wave_vector_limits(system.cell, Electrostatics().k_cutoff)[0].int().tolist()
+        limits = largest_orders(system.cell, Electrostatics().k_cutoff)[0].int().tolist()
         times = {
             solver: min(timings(head_step(system, solver, False), seconds=1.5))
             for solver in ("ewald", "mesh")

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients, checks
 from mace_polmp.electrostatics import mesh as mesh_module
-from mace_polmp.electrostatics import plan as plan_module
 from tests.devices import there
 from tests.electrostatics.common import (
     TRICLINIC,
@@ -179,6 +178,6 @@ def test_what_a_mesh_cannot_do_is_refused(monkeypatch):
     for name, what in (("mesh", "the mesh of 1 ×"), ("ewald", "the table of wave vectors of 1 ×")):
         with pytest.raises(ValueError, match=f"{what}.* GiB there are: use a larger kspace_spac"):
             evaluate(positions, multipoles, cell=huge, engine=Electrostatics(solver=name))
-    monkeypatch.setattr(plan_module, "_memory", lambda device: 2**30)
+    monkeypatch.setattr(checks, "_memory", lambda device: 2**30)
     with pytest.raises(ValueError, match="needs about 2 GiB, more than the 1 GiB there are"):
         evaluate(positions, multipoles, cell=230 * torch.eye(3, dtype=torch.float64), engine=engine)

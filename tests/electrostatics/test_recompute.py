@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mace_polmp.electrostatics import Electrostatics, direct, ewald
+from mace_polmp.electrostatics import Electrostatics, ewald, pairs
 from mace_polmp.electrostatics.recompute import recomputed
 from tests.devices import there
 from tests.electrostatics.common import TRICLINIC, evaluate, random_system
@@ -44,7 +44,7 @@ def test_blocks_of_pairs_and_atoms_do_not_matter(monkeypatch, cell):
     for size in (None, 7):
         if size is not None:
             for limit in ("_BLOCK_CPU", "_BLOCK_GPU"):
-                monkeypatch.setattr(direct, limit, size)
+                monkeypatch.setattr(pairs, limit, size)
                 monkeypatch.setattr(ewald, limit, 400 * size)
         x = positions.clone().requires_grad_(True)
         engine = Electrostatics(solver="ewald")
@@ -58,7 +58,7 @@ def test_blocks_of_pairs_and_atoms_do_not_matter(monkeypatch, cell):
 
 def test_memory_of_many_pairs_is_bounded(monkeypatch):
     """Tensors saved for the backward pass grow with the atoms, not with their pairs."""
-    monkeypatch.setattr(direct, "_BLOCK_GPU", direct._BLOCK_CPU)  # for which these are few
+    monkeypatch.setattr(pairs, "_BLOCK_GPU", pairs._BLOCK_CPU)  # for which these are few
     positions, multipoles, response = random_system(900, size=20.0)
     saved = []
 

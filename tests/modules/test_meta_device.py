@@ -8,7 +8,7 @@ solver and the number of wave vectors, is decided on the CPU here.
 import pytest
 import torch
 
-from mace_polmp.electrostatics import Electrostatics, Multipoles, engine
+from mace_polmp.electrostatics import Electrostatics, Multipoles, Plan, engine
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.training.loss import squared_errors
 from tests.helpers import make_batch, random_model, rock_salt, salty_water, wet_slab
@@ -38,15 +38,11 @@ def test_nothing_stays_on_the_cpu(monkeypatch, name, dtype):
     structures, options, backbone = CASES[name]
     model = random_model(LongRangeOptions(**options), **backbone).to(dtype)
     data = make_batch(structures, model)
-    plan = engine.make_plan(
-        data["positions"],
-        data["cell"].view(-1, 3, 3),
-        data["pbc"].view(-1, 3),
-        data["batch"],
-        Multipoles(torch.zeros(len(data["positions"]), dtype=dtype)),
-        model.electrostatics._settings(),
-    )
-    monkeypatch.setattr(engine, "make_plan", lambda *positional, **named: plan)
+    shape = model.electrostatics.plan_of(
+        data["cell"].view(-1, 3, 3), data["pbc"].view(-1, 3), data["batch"]
+    ).shape
+    plan = Plan.of(shape, data["batch"].to("meta"))
+    monkeypatch.setattr(engine.Electrostatics, "_checked_plan", lambda *positional: plan)
     model, data = model.to("meta"), on_meta(data)
     out = model(data, compute_stress=True, training=True)
     places = {key: value.device.type for key, value in out.items() if torch.is_tensor(value)}
