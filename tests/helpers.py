@@ -11,8 +11,8 @@ from e3nn import o3
 from mace import data, modules, tools
 from mace.tools import torch_geometric
 
+from mace_polmp.head.electronegativity import electropositivity
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
-from mace_polmp.modules.electronegativity import electropositivity
 from tests.devices import current, moved
 
 ELEMENTS = [1, 8, 11, 17]

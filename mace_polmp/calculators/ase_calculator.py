@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,25 @@ import numpy as np
 import torch
 from ase import Atoms, units
 from ase.calculators.calculator import all_changes
-from ase.data import chemical_symbols
 from mace.calculators import MACECalculator
 
+from mace_polmp.calculators.checks import (
+    UNDEFINED_IN_FIELD,
+    check_committee,
+    check_field,
+    check_head,
+    expand,
+    field_vector,
+    in_single_precision,
+)
+from mace_polmp.calculators.on_demand import ON_DEMAND
+from mace_polmp.calculators.plans import PlanKeeper
 from mace_polmp.errors import InputError
+from mace_polmp.head.observables import screening_factor
 from mace_polmp.modules import MultipoleMACE
-from mace_polmp.modules.born_charges import born_charges, field_on_charges
-from mace_polmp.modules.inputs import double_e0s
+from mace_polmp.modules.born_charges import field_on_charges
 from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
-from mace_polmp.modules.observables import electronic_permittivity, screening_factor
 from mace_polmp.structures import check_boundary, check_structure, near_origin, total_charge
 from mace_polmp.units import EPS0
 from mace_polmp.upstream.data import own_graphs
@@ -30,9 +38,7 @@ FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | 
 
 logger = logging.getLogger(__name__)
 
-_SAME_ZERO = 5.0  # eV; averages over parts of the data differ, by less
 _MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
-_LARGEST_SINGLE = 1000.0  # Å; the largest coordinate in single precision
 _REFUSED = ("compile_mode", "enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
 
 
@@ -102,18 +108,18 @@ class MultipoleMACECalculator(MACECalculator):
         check_device(device, "device")
         if models is None:
             models = [load_model(path) for path in expand(model_paths)]
-        loaded = list(models) if isinstance(models, list | tuple) else [models]
+        loaded: list[Any] = list(models) if isinstance(models, list | tuple) else [models]
         for model in loaded:
             if not isinstance(model, MultipoleMACE):
                 raise InputError(f"models must be MultipoleMACE, got {type(model).__name__}")
-        _check_committee(loaded)
+        check_committee(loaded)
         check_head(kwargs.get("head"), loaded[0].heads, "head")
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)
         # Energies per atom would not add up to the energy: the long-range part has no atoms.
         own = [p for p in self.implemented_properties if p not in ("energies", "node_energy")]
-        own += [*ELECTRICAL_OUTPUTS, *_ON_DEMAND, "zero_field_energy"]
+        own += [*ELECTRICAL_OUTPUTS, *ON_DEMAND, "zero_field_energy"]
         if self.num_models > 1:
             own += ["dipole_comm", "dipole_var"]
         self.implemented_properties = own
@@ -122,6 +128,7 @@ class MultipoleMACECalculator(MACECalculator):
         self.divide_by_chi = divide_by_chi
         self.sum_rule = sum_rule
         self._said: set[str] = set()
+        self._plans = PlanKeeper([model.electrostatics for model in loaded])
         self._asked_charge_key = (kwargs.get("info_keys") or {}).get("total_charge")
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
         self._clock = 0.0  # of the last
@@ -136,7 +143,7 @@ class MultipoleMACECalculator(MACECalculator):
     @external_field.setter
     def external_field(self, value: FieldLike) -> None:
         if not (value is None or callable(value)):
-            value = _field(value)
+            value = field_vector(value)
         self._external_field = value
         self.results = {}
 
@@ -145,7 +152,7 @@ class MultipoleMACECalculator(MACECalculator):
         field = self._external_field
         if field is None:
             return np.zeros(3)
-        return _field(field(time)) if callable(field) else np.asarray(field)
+        return field_vector(field(time)) if callable(field) else np.asarray(field)
 
     def follow(self, dynamics: Any) -> None:
         """Let a field that depends on time follow the clock of an ASE dynamics.
@@ -160,11 +167,12 @@ class MultipoleMACECalculator(MACECalculator):
         self.time = dynamics.nsteps * dynamics.dt / units.fs
         dynamics.attach(advance, interval=1)
 
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list:
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         # Results emptied by a new field must not count as up to date, nor those of another charge.
-        if not self.results or self.total_charge(self.atoms) != self.total_charge(atoms):
-            return all_changes
-        return super().check_state(atoms, tol)
+        before: Any = self.atoms
+        if not self.results or self.total_charge(before) != self.total_charge(atoms):
+            return list(all_changes)
+        return list(super().check_state(atoms, tol))
 
     def calculate(
         self,
@@ -178,16 +186,16 @@ class MultipoleMACECalculator(MACECalculator):
             InputError: a structure that cannot be evaluated, the energy or stress of a periodic one
                 in an external field, or a field in the plane of a slab.
         """
-        atoms = self.atoms if atoms is None else atoms
+        atoms = self._given(atoms)
         asked = set(properties or ())
-        if system_changes or not self.results or asked - set(self.results) - set(_ON_DEMAND):
+        if system_changes or not self.results or asked - set(self.results) - set(ON_DEMAND):
             self._evaluate(atoms, properties, asked, system_changes)
-        wanted = [name for name in _ON_DEMAND if name in asked]
+        wanted = [name for name in ON_DEMAND if name in asked]
         if wanted:
             # Far from the origin, latent charges that do not sum to zero would have large ones.
             batch = self._atoms_to_batch(near_origin(atoms).atoms)
             for name in wanted:
-                values = [_ON_DEMAND[name](self, model, batch) for model in self.models]
+                values = [ON_DEMAND[name](self, model, batch) for model in self.models]
                 self.results[name] = torch.stack(values).mean(0).detach().cpu().numpy()
 
     def _evaluate(
@@ -202,8 +210,8 @@ class MultipoleMACECalculator(MACECalculator):
         self._clock = self.time
         field = self.field_at(self._clock)
         if field.any():
-            _check_field(atoms, field, asked)
-        super().calculate(atoms, properties, system_changes)
+            check_field(atoms, field, asked)
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
         self._move_dipole_back()
@@ -246,12 +254,12 @@ class MultipoleMACECalculator(MACECalculator):
         """Add the forces of the field on the charges of a periodic structure."""
         field = batch["applied_field"]
         forces = torch.stack(
-            [field_on_charges(m, self._clone_batch(batch).to_dict(), field) for m in self.models]
+            [field_on_charges(m, batch.clone().to_dict(), field) for m in self.models]
         ).mean(0)
         if self.sum_rule:  # dipoles push nothing as a whole
             forces = forces - forces.mean(0)
         self.results["forces"] = self.results["forces"] + forces.cpu().numpy()
-        for name in _UNDEFINED_IN_FIELD:
+        for name in UNDEFINED_IN_FIELD:
             self.results.pop(name, None)
 
     def permittivity(self) -> float:
@@ -325,8 +333,15 @@ class MultipoleMACECalculator(MACECalculator):
         Raises:
             InputError: a structure that cannot be evaluated.
         """
-        self.check(self.atoms if atoms is None else atoms)
-        return super().get_hessian(atoms)
+        self.check(self._given(atoms))
+        return super().get_hessian(atoms)  # type: ignore[no-untyped-call]
+
+    def _given(self, atoms: Atoms | None) -> Atoms:
+        """The structure, or that of the last evaluation."""
+        known: Atoms | None = self.atoms if atoms is None else atoms
+        if known is None:
+            raise InputError("atoms: give a structure")
+        return known
 
     def _move_dipole_back(self) -> None:
         """The dipole of the structure where it is, if it was evaluated at the origin."""
@@ -344,42 +359,25 @@ class MultipoleMACECalculator(MACECalculator):
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         self._moved = None
         if self.default_dtype == "float32":
-            atoms = self._at_origin(atoms)
+            near = in_single_precision(atoms, bool(self.field_at(self._clock).any()))
+            atoms, self._moved = near.atoms, near.by
         with own_graphs():
-            batch = super()._atoms_to_batch(atoms)
+            batch = super()._atoms_to_batch(atoms)  # type: ignore[no-untyped-call]
         charge = self.total_charge(atoms)
         if charge is not None:  # upstream looks for another key than its training
             batch["total_charge"] = torch.full_like(batch["total_charge"], charge)
         field = self.field_at(self._clock)
         if field.any():
-            field = torch.as_tensor(field, dtype=batch["positions"].dtype, device=self.device)
-            batch["applied_field"] = field.view(1, 3)
+            applied = torch.as_tensor(field, dtype=batch["positions"].dtype, device=self.device)
+            batch["applied_field"] = applied.view(1, 3)
+        plan = self._plans.of(atoms, batch["cell"])
+        if plan is not None:
+            batch["plan"] = plan
         return batch
 
-    def _at_origin(self, atoms: Atoms) -> Atoms:
-        """The structure where single precision keeps its digits.
-
-        Raises:
-            InputError: there is no such place.
-        """
-        near = near_origin(atoms)
-        largest = float(np.abs(near.atoms.positions).max())
-        if largest > _LARGEST_SINGLE:
-            raise InputError(
-                f"atoms: coordinates of {largest:.0f} Å, which single precision holds to "
-                f"{largest * 6e-8:.0e} Å only; use default_dtype float64"
-            )
-        if near.by is not None and self.field_at(self._clock).any() and not atoms.pbc.all():
-            raise InputError(
-                "atoms: lie too far from the origin for an external_field in single precision; "
-                "centre them, or use default_dtype float64"
-            )
-        self._moved = near.by
-        return near.atoms
-
     def _create_result_tensors(
-        self, num_models: int, num_atoms: int, batch: Any, out: dict
-    ) -> tuple[dict, Any]:
+        self, num_models: int, num_atoms: int, batch: Any, out: dict[str, Any]
+    ) -> Any:
         """Upstream's table of results [n_models, …], which it fills model by model, and ours."""
         tensors, node_e0 = super()._create_result_tensors(num_models, num_atoms, batch, out)
         for name, (per_atom, shape) in ELECTRICAL_OUTPUTS.items():
@@ -388,130 +386,3 @@ class MultipoleMACECalculator(MACECalculator):
         tensors["energy"] = torch.zeros(num_models, dtype=torch.float64, device=self.device)
         self._outputs = tensors
         return tensors, node_e0
-
-
-def check_head(head: str | None, heads: Sequence[str], name: str = "--head") -> None:
-    """Refuse a head that a model does not have, or several without a choice.
-
-    Args:
-        head: as it was asked for.
-        heads: of the model.
-        name: of the option.
-
-    Raises:
-        InputError: names the heads.
-    """
-    known = ", ".join(heads)
-    if isinstance(head, str) and head not in heads:
-        raise InputError(f"{name} must be one of {known}, got {head!r}")
-    if head is None and len(heads) > 1 and "default" not in [h.lower() for h in heads]:
-        raise InputError(
-            f"the model has several heads, {known}; say which with head (--head in commands)"
-        )
-
-
-def _check_committee(models: Sequence[MultipoleMACE]) -> None:
-    """Refuse models whose results cannot be averaged.
-
-    Raises:
-        InputError: other elements, cutoffs, heads, atomic energies or charges than the first.
-    """
-    facts: dict[str, Callable[[MultipoleMACE], Any]] = {
-        "elements": lambda m: " ".join(chemical_symbols[z] for z in m.atomic_numbers.tolist()),
-        "a cutoff": lambda m: f"{float(m.r_max):g} Å",
-        "heads": lambda m: ", ".join(m.heads),
-        "charges that are constrained to the total charge:": lambda m: (
-            "no" if m.long_range_options.constrain_charge == "none" else "yes"
-        ),
-    }
-    for name, fact in facts.items():
-        found = [fact(model) for model in models]
-        for number, value in enumerate(found):
-            if value != found[0]:
-                raise InputError(
-                    f"a committee needs models of the same kind: model {number} has {name} "
-                    f"{value}, the first has {found[0]}"
-                )
-
-    first = double_e0s(models[0])  # with another zero the mean is the energy of none
-    for number, model in enumerate(models):
-        difference = float((double_e0s(model).to(first) - first).abs().max())
-        if difference > _SAME_ZERO:
-            raise InputError(
-                f"a committee needs models of the same kind: atomic energies (E0s) of model "
-                f"{number} differ by {difference:.3g} eV from those of the first; train them with "
-                "the same --E0s"
-            )
-
-
-def _born_charges(calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any) -> torch.Tensor:
-    data = calc._clone_batch(batch).to_dict()
-    return born_charges(model, data, calc.epsilon_infinity, calc.divide_by_chi, calc.sum_rule)
-
-
-def _polarizability(
-    calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any
-) -> torch.Tensor:
-    with torch.no_grad():
-        return model.electronic_polarizability(batch.to_dict())[0]
-
-
-def _permittivity(calc: MultipoleMACECalculator, model: MultipoleMACE, batch: Any) -> torch.Tensor:
-    if not bool(batch["pbc"].all()):
-        raise InputError(
-            "electronic_permittivity needs a structure that is periodic in three directions; ask "
-            "for electronic_polarizability"
-        )
-    polarizability = _polarizability(calc, model, batch)[None]
-    return electronic_permittivity(polarizability, batch["cell"].reshape(1, 3, 3))[0]
-
-
-# Results that cost more than they are usually worth: computed where asked for by name.
-_ON_DEMAND = {
-    "born_charges": _born_charges,
-    "electronic_polarizability": _polarizability,
-    "electronic_permittivity": _permittivity,
-}
-_UNDEFINED_IN_FIELD = ("energy", "free_energy", "stress")
-
-
-def _field(value: Any) -> np.ndarray:
-    field = np.array(value, dtype=float)
-    if field.shape != (3,) or not np.isfinite(field).all():
-        raise InputError(f"external_field must be three finite numbers in V/Å, got {value}")
-    return field
-
-
-def _check_field(atoms: Atoms, field: np.ndarray, asked: set[str]) -> None:
-    """Refuse what is not defined in a field along periodic directions."""
-    refused = [name for name in _UNDEFINED_IN_FIELD if name in asked]
-    if atoms.pbc.all() and refused:
-        raise InputError(
-            f"{refused[0]} in an external_field along a periodic direction: the energy of a charge "
-            "is not defined there. Ask for the forces, or for zero_field_energy, or set pbc to "
-            "F F F"
-        )
-    if atoms.pbc.sum() == 2:
-        axis = int(np.flatnonzero(~atoms.pbc)[0])
-        normal = np.cross(atoms.cell[(axis + 1) % 3], atoms.cell[(axis + 2) % 3])
-        normal /= np.linalg.norm(normal)
-        if np.linalg.norm(field - (field @ normal) * normal) > 1e-6 * np.linalg.norm(field):
-            raise InputError(
-                "external_field of a slab must be along its normal, "
-                f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
-                "Born charges that a field in the plane needs are not available for slabs"
-            )
-
-
-def expand(model_paths: Any) -> list[Path]:
-    """Files of a path, a pattern or a list of both, in order."""
-    given = [model_paths] if isinstance(model_paths, str | Path) else list(model_paths)
-    paths: list[Path] = []
-    for item in given:
-        found = sorted(glob(str(item))) if any(c in str(item) for c in "*?[") else [str(item)]
-        if not found:
-            raise InputError(f"model_paths: no file matches {item}")
-        paths += [Path(name) for name in found]
-    if not paths:
-        raise InputError("model_paths: give at least one .model file")
-    return paths

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,8 @@ def calculator_of(
     from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
     from mace_polmp.modules import MultipoleMACE
 
-    kind = MultipoleMACECalculator if isinstance(model, MultipoleMACE) else MACECalculator
+    kind: Any = MultipoleMACECalculator if isinstance(model, MultipoleMACE) else MACECalculator
+    which: dict[str, Any] = {} if head is None else {"head": head}
     with precision_is_meant():
-        which = {} if head is None else {"head": head}
-        return kind(models=model, device=device, default_dtype=default_dtype, **which)
+        found: Calculator = kind(models=model, device=device, default_dtype=default_dtype, **which)
+        return found

@@ -117,7 +117,7 @@ def error_rows(found: dict[str, Comparison]) -> list[list[Any]]:
 
 def _calculator(args: argparse.Namespace) -> Calculator:
     """Of a MultipoleMACE, or upstream's of any other MACE."""
-    from mace_polmp.calculators.ase_calculator import check_head, expand
+    from mace_polmp.calculators.checks import check_head, expand
     from mace_polmp.calculators.loading import calculator_of
     from mace_polmp.modules import MultipoleMACE
     from mace_polmp.modules.io import check_device, check_format, load_any

@@ -82,7 +82,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the dynamics and say where the files are."""
-    from mace_polmp.calculators.ase_calculator import expand
+    from mace_polmp.calculators.checks import expand
     from mace_polmp.files import digest
     from mace_polmp.simulation.dynamics import MDSettings, run_md
 

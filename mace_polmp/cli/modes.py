@@ -210,7 +210,7 @@ def _relax(atoms: Atoms, args: argparse.Namespace) -> None:
 
 def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculator) -> Array | None:
     """∂α/∂r, mean over the models, or None for a model without induced dipoles."""
-    from mace_polmp.modules.observables import polarizability_derivatives
+    from mace_polmp.modules.born_charges import polarizability_derivatives
 
     if not all(model.long_range_options.induces_dipoles for model in calculator.models):
         print("note: the model has no induced dipoles: no Raman activities")

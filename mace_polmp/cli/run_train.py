@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mace_polmp.cli.common import run_command
 from mace_polmp.errors import InputError
-from mace_polmp.modules.options import LongRangeOptions
+from mace_polmp.head.options import LongRangeOptions
 
 if TYPE_CHECKING:
     from mace_polmp.training.options import TrainingOptions
@@ -100,10 +100,11 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.modules.io import check_device
     from mace_polmp.modules.record import TrainingRecord
     from mace_polmp.training import restarts, session
-    from mace_polmp.training.data_checks import check_training_data, plain_heads
+    from mace_polmp.training.data_checks import check_training_data
     from mace_polmp.training.fine_tuning import inherit
     from mace_polmp.training.flags import check_arguments
     from mace_polmp.training.foundation import check_foundation_model, readable_foundation
+    from mace_polmp.training.heads import plain_heads
     from mace_polmp.training.options import TrainingOptions
     from mace_polmp.training.statistics import log_multipoles
 

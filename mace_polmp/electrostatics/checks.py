@@ -8,7 +8,8 @@ import os
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.plan import DIRECT, MESH, PlanShape, letters, times
+from mace_polmp.electrostatics.grouping import DIRECT, MESH, letters, times
+from mace_polmp.electrostatics.plan import PlanShape
 from mace_polmp.electrostatics.slab import longest_period, required_vacuum, slab_geometry
 
 # A slab whose charges do not cancel better than this fraction of their absolute sum is charged.

@@ -130,6 +130,7 @@ class Electrostatics(torch.nn.Module):
                 structures that differ.
         """
         shape = plan_shape(cell, pbc, counts, self.settings(), margin)
+        log_plan(shape)
         where = torch.device("cpu" if device is None else device)
         check_memory(shape, torch.get_default_dtype().itemsize, where)
         number = torch.arange(len(shape.counts))
@@ -153,7 +154,8 @@ class Electrostatics(torch.nn.Module):
         shape = plan_shape(
             numbers[:, :9].reshape(n, 3, 3), numbers[:, 9:12] > 0.5, numbers[:, 12], self.settings()
         )
-        return Plan.of(shape, batch)
+        log_plan(shape)
+        return Plan.of(shape, batch, checked=True)
 
     def prepare(self, plan: Plan, positions: Tensor, cell: Tensor) -> FieldOperator:
         """The field operator of structures: energies and fields of any multipoles at their atoms.
@@ -170,7 +172,7 @@ class Electrostatics(torch.nn.Module):
             ValueError: the plan is of other numbers of atoms or structures.
         """
         self._check_plan(plan, positions, cell)
-        return FieldOperator.of(plan, positions, cell, trusted=False)
+        return FieldOperator.of(plan, positions, cell, plan.checked)
 
     def _check_plan(self, plan: Plan, positions: Tensor, cell: Tensor) -> None:
         n_atoms, n_structures = sum(plan.shape.counts), len(plan.shape.counts)
@@ -191,13 +193,28 @@ class Electrostatics(torch.nn.Module):
         Raises:
             ValueError: as forward.
         """
-        self._checked_plan(positions, cell, pbc, batch, torch.zeros_like(positions[:, 0]))
+        self.checked_plan(positions, cell, pbc, batch)
 
-    def _checked_plan(
-        self, positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, charge: Tensor
+    def checked_plan(
+        self,
+        positions: Tensor,
+        cell: Tensor,
+        pbc: Tensor,
+        batch: Tensor,
+        charge: Tensor | None = None,
     ) -> Plan:
-        """The plan of a batch that has been looked at in every respect."""
+        """The plan of a batch that has been looked at in every respect, for this batch only.
+
+        Args:
+            positions, cell, pbc, batch: as in forward.
+            charge: [n_atoms], e, for slabs, whose energy is not defined unless they sum to zero.
+
+        Raises:
+            ValueError: as forward.
+        """
         plan = self.plan_of(cell, pbc, batch)
+        if charge is None:
+            charge = torch.zeros_like(positions[:, 0])
         check_slabs(positions, cell, pbc, batch, charge, plan.shape)
         check_memory(plan.shape, positions.element_size(), positions.device)
         return plan
@@ -256,13 +273,11 @@ class Electrostatics(torch.nn.Module):
         softness = None if response is None else response.softness
         polarizability = None if response is None else response.polarizability
         with_field = with_field or softness is not None or polarizability is not None
-        trusted = plan is None
         if plan is None:
-            plan = self._checked_plan(positions, cell, pbc, batch, multipoles.charge)
-            log_plan(plan.shape)
+            plan = self.checked_plan(positions, cell, pbc, batch, multipoles.charge)
         else:
             self._check_plan(plan, positions, cell)
-        operator = FieldOperator.of(plan, positions, cell, trusted)
+        operator = FieldOperator.of(plan, positions, cell, plan.checked)
         sums = plan.sums
         permanent, potential, field = operator.evaluate(multipoles, with_field)
         if external_field is not None:

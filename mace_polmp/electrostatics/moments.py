@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.products import full_precision
+from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.products import full_precision, small_product
 
 Exponents = tuple[int, int, int]
 
@@ -84,6 +85,40 @@ def along_gradient(moments: Tensor, values: Tensor) -> Tensor:
     raised = values.index_select(-1, index).view(*values.shape[:-1], 3, -1)
     gradient: Tensor = (raised * moments.unsqueeze(-2)).sum(-1)
     return gradient
+
+
+def cartesian(multipoles: Multipoles) -> Tensor:
+    """Charge, dipole and the nine elements of the quadrupole, [n_atoms, 1, 4 or 13]."""
+    columns = [multipoles.charge[:, None]]
+    dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
+    if dipole is None and quadrupole is None:
+        return columns[0]
+    columns.append(multipoles.charge.new_zeros(len(columns[0]), 3) if dipole is None else dipole)
+    if quadrupole is not None:
+        columns.append(quadrupole.flatten(1))
+    return torch.cat(columns, dim=1)
+
+
+@cache
+def symmetric_rows(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """From the nine M_ab of ½ M_ab ∂_a ∂_b to moments xx, xy, xz, yy, yz, zz, [9, 6]."""
+    place = {(0, 0): 0, (0, 1): 1, (0, 2): 2, (1, 1): 3, (1, 2): 4, (2, 2): 5}
+    rows = []
+    for a in range(3):
+        for b in range(3):
+            row = [0.0] * 6
+            row[place[min(a, b), max(a, b)]] = 0.5
+            rows.append(row)
+    with torch.inference_mode(False):
+        return torch.tensor(rows, dtype=dtype, device=device)
+
+
+def to_moments(table: Tensor) -> Tensor:
+    """The moments m_α of a Cartesian table, [n_atoms, 1, 4 or 10]."""
+    if table.shape[1] < 13:
+        return table
+    second = small_product(table[:, 4:], symmetric_rows(table.dtype, table.device))
+    return torch.cat([table[:, :4], second], dim=1)
 
 
 @cache

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.direct import OpenBoundary
 from mace_polmp.electrostatics.ewald import PlaneWaves
+from mace_polmp.electrostatics.grouping import DIRECT, OPEN
 from mace_polmp.electrostatics.long_wavelength import induced_charge_moment
 from mace_polmp.electrostatics.mesh import Mesh
 from mace_polmp.electrostatics.multipoles import Multipoles
-from mace_polmp.electrostatics.plan import DIRECT, OPEN, Part, Plan
+from mace_polmp.electrostatics.plan import Part, Plan
 from mace_polmp.electrostatics.reciprocal import CellGeometry, Lattice, ReciprocalSpace, Solver
 from mace_polmp.electrostatics.settings import Settings
 from mace_polmp.electrostatics.slab import SlabCorrection

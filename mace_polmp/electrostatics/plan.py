@@ -11,11 +11,23 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.mesh import MeshShape, bandwidth, mesh_size
+from mace_polmp.electrostatics.grouping import (
+    DIRECT,
+    MESH,
+    OPEN,
+    Flags,
+    Group,
+    Limits,
+    choose_solver,
+    grouped,
+    letters,
+    times,
+)
 from mace_polmp.electrostatics.packing import Packing
 from mace_polmp.electrostatics.pairs import Pairs
 from mace_polmp.electrostatics.reciprocal import CellGeometry, largest_orders
@@ -24,50 +36,8 @@ from mace_polmp.electrostatics.sums import AtomSums
 
 logger = logging.getLogger(__name__)
 
-OPEN, DIRECT, MESH = 0, 1, 2
-Limits = tuple[int, int, int]
-Flags = tuple[bool, bool, bool]
-
 _SMALLEST_VOLUME = 1e-6  # Å³
 _MOST_WAVES = 1e6  # along one lattice vector
-# The direct sum is exact: the mesh has to be faster by more than the scatter of the timings.
-_WORTH_IT = 0.8
-
-
-@dataclass(frozen=True)
-class Group:
-    """Structures that are evaluated together.
-
-    Attributes:
-        kind: OPEN, DIRECT or MESH.
-        members: the numbers of the structures.
-        counts: of their atoms.
-        limits: the largest |n_a| of the wave vectors of any of them; zero for open ones.
-        normals: of each, the axis that is not periodic of a slab, −1 of other structures.
-    """
-
-    kind: int
-    members: tuple[int, ...]
-    counts: tuple[int, ...]
-    limits: Limits
-    normals: tuple[int, ...]
-
-    @property
-    def has_slabs(self) -> bool:
-        """Whether any is periodic in two directions."""
-        return any(axis >= 0 for axis in self.normals)
-
-    @property
-    def n_pairs(self) -> int:
-        """The number of unordered pairs of atoms of the same structure."""
-        return sum(n * (n - 1) // 2 for n in self.counts)
-
-    def mesh(self, settings: Settings) -> MeshShape:
-        """The common mesh of the structures."""
-        n1, n2, n3 = (mesh_size(n) for n in self.limits)
-        band = bandwidth(settings.smearing, settings.k_cutoff)
-        count = len(self.members)
-        return MeshShape((n1, n2, n3), self.limits, settings.window_width, band, count)
 
 
 @dataclass(frozen=True)
@@ -147,7 +117,9 @@ class Plan:
         parts: index tensors of each group.
         structures_back, atoms_back: what puts results of the parts one after the other into the
             order of the batch; None for one part.
+        is_slab: [n_structures] bool; None without slabs.
         geometry: what depends on cells that do not change, by part; empty if they may.
+        checked: made of the very cells that it is used with: nothing is compared.
     """
 
     shape: PlanShape
@@ -155,22 +127,27 @@ class Plan:
     parts: tuple[Part, ...]
     structures_back: Tensor | None = None
     atoms_back: Tensor | None = None
+    is_slab: Tensor | None = None
     geometry: tuple[CellGeometry | None, ...] = ()
+    checked: bool = False
 
     @classmethod
-    def of(cls, shape: PlanShape, batch: Tensor) -> Plan:
+    def of(cls, shape: PlanShape, batch: Tensor, checked: bool = False) -> Plan:
         """The plan of a batch of that shape, without waiting for the device.
 
         Args:
             shape: made from the numbers of the batch.
             batch: [n_atoms] int64, the structure of each atom, in any order.
+            checked: see Plan.
         """
         n_structures, device = len(shape.counts), batch.device
-        sums = AtomSums(batch, n_structures)
+        sums, is_slab = AtomSums(batch, n_structures), None
+        flags = [sum(flag) == 2 for flag in shape.pbc]
+        if any(flags):
+            is_slab = torch.tensor(flags, device=device)
         if len(shape.groups) == 1:
-            (group,) = shape.groups
-            whole = _part(group, sums, None, None)
-            return cls(shape, sums, (whole,))
+            whole = _part(shape.groups[0], sums, None, None)
+            return cls(shape, sums, (whole,), is_slab=is_slab, checked=checked)
         # Sorting, unlike picking by a mask, does not wait for a GPU.
         rank = [0] * n_structures
         for number, group in enumerate(shape.groups):
@@ -187,11 +164,30 @@ class Plan:
             renumbered[structure] = torch.arange(structure.shape[0], device=device)
             own = AtomSums(renumbered[batch[atom]], structure.shape[0])
             parts.append(_part(group, own, structure, atom))
-        return cls(shape, sums, tuple(parts), torch.argsort(by_structure), torch.argsort(by_atom))
+        back = torch.argsort(by_structure), torch.argsort(by_atom)
+        return cls(shape, sums, tuple(parts), *back, is_slab, checked=checked)
 
     def covers(self, cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
         """Whether it can evaluate structures with these cells, see PlanShape.covers."""
         return self.shape.covers(cell, pbc, counts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its index tensors are."""
+        return self.sums.batch.device
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no structure is periodic in any direction."""
+        return all(part.group.kind == OPEN for part in self.parts)
+
+    def __deepcopy__(self, memo: Any) -> Plan:
+        """Itself: nothing in it changes."""
+        return self
+
+    def without_cells(self) -> Plan:
+        """The same for cells that may change."""
+        return replace(self, geometry=()) if self.geometry else self
 
     def for_cells(self, cell: Tensor, dtype: torch.dtype) -> Plan:
         """The same with what depends on the cells computed once.
@@ -280,8 +276,8 @@ def plan_shape(
         n1, n2, n3 = orders[number] if any(flag) else (0, 0, 0)
         own = (int(n1), int(n2), int(n3))
         limits.append(own)
-        kinds.append(_choose(number, n_atoms[number], own, settings) if any(flag) else OPEN)
-    groups = _grouped(kinds, n_atoms, limits, flags, settings)
+        kinds.append(choose_solver(number, n_atoms[number], own, settings) if any(flag) else OPEN)
+    groups = grouped(kinds, n_atoms, limits, flags, settings)
     return PlanShape(settings, tuple(n_atoms), flags, groups)
 
 
@@ -316,107 +312,6 @@ def _check_structure(
         )
 
 
-def _choose(number: int, n_atoms: int, limits: Limits, settings: Settings) -> int:
-    size = tuple(mesh_size(n) for n in limits)
-    thin = min(size) < settings.window_width
-    if settings.solver == "mesh" and thin:
-        raise ValueError(
-            f"structure {number} has a mesh of {times(size)} points, thinner than the window of "
-            f"{settings.window_width} points that atoms are spread with: use solver 'auto' or "
-            "'ewald', or a supercell"
-        )
-    if settings.solver == "mesh":
-        return MESH
-    if settings.solver == "ewald" or thin:
-        return DIRECT
-    mesh = mesh_cost(n_atoms, limits, settings.window_width)
-    return MESH if mesh < _WORTH_IT * direct_cost(n_atoms, limits) else DIRECT
-
-
-def _grouped(
-    kinds: list[int],
-    counts: list[int],
-    limits: list[Limits],
-    flags: tuple[Flags, ...],
-    settings: Settings,
-) -> tuple[Group, ...]:
-    """Structures that share a solver and are cheaper together than apart.
-
-    All structures of a group pay for its largest box of wave vectors and, in the direct sum, for
-    its largest number of atoms. From the smallest box to the largest, each structure joins the
-    group before it unless a group of its own costs less.
-    """
-    groups: list[Group] = []
-    for kind in (OPEN, DIRECT, MESH):
-        members = [n for n, k in enumerate(kinds) if k == kind]
-        members.sort(key=lambda n: (_wave_vectors(limits[n])[1], counts[n], n))
-        bundles: list[list[int]] = []
-        for n in members:
-            if bundles and (
-                kind == OPEN
-                or _cost(kind, [*bundles[-1], n], counts, limits, settings)
-                <= _cost(kind, bundles[-1], counts, limits, settings)
-                + _cost(kind, [n], counts, limits, settings)
-            ):
-                bundles[-1].append(n)
-            else:
-                bundles.append([n])
-        for bundle in bundles:
-            bundle.sort()
-            normals = (flags[n].index(False) if sum(flags[n]) == 2 else -1 for n in bundle)
-            groups.append(
-                Group(
-                    kind,
-                    tuple(bundle),
-                    tuple(counts[n] for n in bundle),
-                    _common(limits, bundle),
-                    tuple(normals),
-                )
-            )
-    return tuple(groups)
-
-
-def _common(limits: list[Limits], members: list[int]) -> Limits:
-    """The largest limits of any of the structures."""
-    a, b, c = zip(*(limits[n] for n in members), strict=True)
-    return max(a), max(b), max(c)
-
-
-def _cost(
-    kind: int, members: list[int], counts: list[int], limits: list[Limits], settings: Settings
-) -> float:
-    """Time of structures that are evaluated together, ms."""
-    common, n = _common(limits, members), len(members)
-    if kind == MESH:
-        start = mesh_cost(0, (0, 0, 0), settings.window_width)
-        each = mesh_cost(0, common, settings.window_width) - start
-        atoms = mesh_cost(sum(counts[m] for m in members), (0, 0, 0), settings.window_width)
-        return atoms + n * each
-    start = direct_cost(0, (0, 0, 0))
-    return start + n * (direct_cost(max(counts[m] for m in members), common) - start)
-
-
-def _wave_vectors(limits: Limits) -> tuple[int, int]:
-    """n_1 n_2 and n_1 n_2 n_3 of the half box."""
-    n12 = (2 * limits[0] + 1) * (2 * limits[1] + 1)
-    return n12, n12 * (limits[2] + 1)
-
-
-def direct_cost(n_atoms: int, limits: Limits) -> float:
-    """Time of the direct sum for energies and forces with response, ms.
-
-    This and mesh_cost are fitted to timings on two cores in single precision
-    (scripts/benchmarks/solvers.py); only their ratio matters.
-    """
-    n12, n123 = _wave_vectors(limits)
-    return 2.1 + 2.5e-5 * n_atoms * n12 + 3.1e-7 * n_atoms * n123 + 1e-5 * n123
-
-
-def mesh_cost(n_atoms: int, limits: Limits, width: int) -> float:
-    """Time of the mesh for the same, ms; its number of points is in proportion to n_1 n_2 n_3."""
-    return 2.6 + 7.6e-6 * n_atoms * width**3 + 7.3e-5 * _wave_vectors(limits)[1]
-
-
 def log_plan(shape: PlanShape) -> None:
     """Say in the log, at level debug, which solver evaluates which structure."""
     if not logger.isEnabledFor(logging.DEBUG):
@@ -431,13 +326,3 @@ def log_plan(shape: PlanShape) -> None:
         for number, n in zip(group.members, group.counts, strict=True):
             parts[number] = f"structure {number}: {n} atoms, {how}"
     logger.debug("%s", "; ".join(parts[number] for number in sorted(parts)))
-
-
-def letters(flag: Sequence[bool]) -> str:
-    """T T F."""
-    return " ".join("T" if f else "F" for f in flag[:3])
-
-
-def times(size: tuple[int, ...]) -> str:
-    """16 × 16 × 20."""
-    return " × ".join(map(str, size))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.moments import cartesian, symmetric_rows
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import cell_volume, small_product
 from mace_polmp.electrostatics.settings import Settings
@@ -149,7 +150,7 @@ def _to_moments(inverse: Tensor) -> Tensor:
     """See CellGeometry.to_moments; the moments in the order of moments.all_monomials."""
     n = inverse.shape[0]
     pairs = inverse[:, :, None, :, None] * inverse[:, None, :, None, :]  # [S, i, j, a, b]
-    upper = small_product(pairs.reshape(n, 9, 9), _constant_rows(inverse.dtype, inverse.device))
+    upper = small_product(pairs.reshape(n, 9, 9), symmetric_rows(inverse.dtype, inverse.device))
     out = inverse.new_zeros(n, 13, 10)
     out[:, 0, 0] = 1.0
     out[:, 1:4, 1:4] = inverse
@@ -212,7 +213,7 @@ class Lattice:
 
     def moments(self, multipoles: Multipoles) -> Tensor:
         """The sources of a structure factor in fractional coordinates, [n_atoms, n_moments]."""
-        return self.of_cartesian(_cartesian(multipoles))
+        return self.of_cartesian(cartesian(multipoles))
 
     def of_cartesian(self, table: Tensor) -> Tensor:
         """The same of a table of charge, dipole and elements of the quadrupole, [n_atoms, 1 … 13].
@@ -258,7 +259,7 @@ class ReciprocalSpace:
         """
         lattice, sums = self.lattice, self.lattice.sums
         fraction, weight = lattice.fraction, lattice.geometry.weight
-        table = _cartesian(multipoles)
+        table = cartesian(multipoles)
         factor = self.solver.structure_factor(fraction, lattice.of_cartesian(table))
         parts = torch.view_as_real(factor)
         weighted = weight[..., None] * parts
@@ -275,18 +276,6 @@ class ReciprocalSpace:
         if multipoles.dipole is not None:
             field = field + (2.0 * own[1]) * multipoles.dipole
         return energy, potential, field
-
-
-def _cartesian(multipoles: Multipoles) -> Tensor:
-    """Charge, dipole and the nine elements of the quadrupole, [n_atoms, 1, 4 or 13]."""
-    columns = [multipoles.charge[:, None]]
-    dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
-    if dipole is None and quadrupole is None:
-        return columns[0]
-    columns.append(multipoles.charge.new_zeros(len(columns[0]), 3) if dipole is None else dipole)
-    if quadrupole is not None:
-        columns.append(quadrupole.flatten(1))
-    return torch.cat(columns, dim=1)
 
 
 def _per_atom(vectors: Tensor, matrices: Tensor, sums: AtomSums) -> Tensor:
@@ -316,20 +305,6 @@ def _own_terms(settings: Settings) -> tuple[float, ...]:
         scale * integrals[2] / 30.0,
     )
     return (q, mu, mu, mu, *[quadrupole] * 9)
-
-
-@cache
-def _constant_rows(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """From the nine M_ab of ½ M_ab ∂_a ∂_b to moments xx, xy, xz, yy, yz, zz, [9, 6]."""
-    place = {(0, 0): 0, (0, 1): 1, (0, 2): 2, (1, 1): 3, (1, 2): 4, (2, 2): 5}
-    rows = []
-    for a in range(3):
-        for b in range(3):
-            row = [0.0] * 6
-            row[place[min(a, b), max(a, b)]] = 0.5
-            rows.append(row)
-    with torch.inference_mode(False):
-        return torch.tensor(rows, dtype=dtype, device=device)
 
 
 @cache

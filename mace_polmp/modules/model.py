@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mace  # noqa: F401  before e3nn
 import torch
-from e3nn import o3
 from mace.modules import ScaleShiftMACE
-from mace.modules.utils import get_edge_vectors_and_lengths, get_outputs
+from mace.modules.utils import get_outputs
 from torch import Tensor
 
-from mace_polmp.electrostatics import ElectrostaticsResult, Multipoles, ResponseCoefficients
-from mace_polmp.modules.born_charges import labelled_born_charges
-from mace_polmp.modules.convolutions import Edges
-from mace_polmp.modules.inputs import (
+from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
+from mace_polmp.head import Edges, HeadInput, HeadOutput, LongRangeHead, LongRangeOptions
+from mace_polmp.head.observables import electronic_polarizability, polarizability_tensors
+from mace_polmp.modules.backbone import (
     double_e0s,
+    edges_of,
+    edges_of_pass,
     exact_energy,
     feature_layout,
-    field_on_induced_charges,
-    strain,
-    total_charges,
 )
-from mace_polmp.modules.observables import (
-    atomic_dipoles,
-    charge_shift,
-    electronic_polarizability,
-    neutral_slabs,
-    polarizability_tensors,
-    total_dipole,
-    total_polarizability,
-)
-from mace_polmp.modules.options import LEARN, LongRangeOptions
-from mace_polmp.modules.readouts import MultipoleReadouts
+from mace_polmp.modules.born_charges import labelled_born_charges
+from mace_polmp.modules.graph import Graph
 from mace_polmp.modules.record import TrainingRecord
 
 # What calculators and files show of the model's electrical outputs: per atom or per structure,
@@ -53,6 +41,24 @@ FORMAT_VERSION = 2
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
+@dataclass(frozen=True, eq=False)
+class BackboneOutput:
+    """What the backbone gives of a batch.
+
+    Attributes:
+        energy, interaction_energy: [n_structures], eV, with and without atomic energies.
+        node_feats: [n_atoms, n_features].
+        edges: of the pass; None where there was none.
+        outputs: upstream's dictionary.
+    """
+
+    energy: Tensor
+    interaction_energy: Tensor
+    node_feats: Tensor
+    edges: Edges | None
+    outputs: dict[str, Tensor | None]
+
+
 class MultipoleMACE(ScaleShiftMACE):
     """MACE plus the smeared electrostatic energy of latent multipoles and their linear response.
 
@@ -66,6 +72,7 @@ class MultipoleMACE(ScaleShiftMACE):
         **kwargs: of mace.modules.ScaleShiftMACE.
 
     Attributes:
+        long_range_options, electrostatics, multipole_readouts: parts of the head.
         trained_on: what the model remembers of its training.
     """
 
@@ -79,7 +86,7 @@ class MultipoleMACE(ScaleShiftMACE):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._add_long_range(long_range or LongRangeOptions(), initial_scale)
+        self._add_head(long_range, initial_scale)
         self.keep_atomic_energies(torch.as_tensor(kwargs["atomic_energies"]))
 
     def keep_atomic_energies(self, energies: Tensor) -> None:
@@ -94,10 +101,10 @@ class MultipoleMACE(ScaleShiftMACE):
     def _apply(self, fn: Any, recurse: bool = True) -> MultipoleMACE:
         """Of torch, for .float(), .to(…): atomic energies in double precision are kept aside."""
         table = double_e0s(self)
-        out = super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self.atomic_energies_fn.atomic_energies.device
         self._double_e0s = table.to(device)
-        return out
+        return self
 
     @classmethod
     def from_mace(
@@ -126,31 +133,43 @@ class MultipoleMACE(ScaleShiftMACE):
         # What the head adds must not enter the backbone.
         for name in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             model.__dict__[name] = backbone.__dict__[name].copy()
-        model._add_long_range(long_range or LongRangeOptions(), initial_scale)
+        model._add_head(long_range, initial_scale)
         return model
 
-    def _add_long_range(self, options: LongRangeOptions, initial_scale: float) -> None:
+    def _add_head(self, options: LongRangeOptions | None, initial_scale: float) -> None:
         self.format_version = FORMAT_VERSION
-        self.long_range_options = options
-        self.electrostatics = options.make_engine()
-        self.multipole_readouts = MultipoleReadouts(
-            layer_irreps=[o3.Irreps(str(p.linear.irreps_out)) for p in self.products],
-            options=options,
-            atomic_numbers=self.atomic_numbers.tolist(),
-            n_radial=int(self.radial_embedding.out_dim),
-            avg_num_neighbors=float(self.interactions[0].avg_num_neighbors),
-            cutoff=float(self.r_max),
+        own: Any = self  # its modules have no types
+        head = LongRangeHead(
+            options,
+            [str(product.linear.irreps_out) for product in own.products],
+            own.atomic_numbers.tolist(),
+            n_radial=int(own.radial_embedding.out_dim),
+            avg_num_neighbors=float(own.interactions[0].avg_num_neighbors),
+            cutoff=float(own.r_max),
             initial_scale=initial_scale,
             layout=feature_layout(self),
         )
         reference = next(self.node_embedding.parameters())
-        self.multipole_readouts.to(dtype=reference.dtype, device=reference.device)
-        if options.epsilon_infinity == LEARN:
-            # ε∞ = 1 + softplus of this
-            self.raw_permittivity = torch.nn.Parameter(reference.new_zeros(()))
+        head.to(dtype=reference.dtype, device=reference.device)
+        # Under the names that model files and checkpoints have known from the first version on.
+        self.long_range_options = head.options
+        self.electrostatics = head.electrostatics
+        self.multipole_readouts = head.readouts
+        if head.raw_permittivity is not None:
+            self.raw_permittivity = head.raw_permittivity
+
+    @property
+    def head(self) -> LongRangeHead:
+        """The long-range head: a view of the model's parts."""
+        return LongRangeHead.of_parts(
+            self.long_range_options,
+            self.multipole_readouts,
+            self.electrostatics,
+            self._parameters.get("raw_permittivity"),
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if self.format_version < 2:  # before charges moved along edges
             self.format_version = FORMAT_VERSION
             self.long_range_options = replace(self.long_range_options, charge_readout="atomic")
@@ -162,21 +181,15 @@ class MultipoleMACE(ScaleShiftMACE):
     @property
     def epsilon_infinity(self) -> Tensor | float:
         """The electronic permittivity that the model was given, or learned from Born charges."""
-        epsilon = self.long_range_options.epsilon_infinity
-        if isinstance(epsilon, str):
-            return 1.0 + torch.nn.functional.softplus(self.raw_permittivity)
-        return epsilon
+        return self.head.epsilon_infinity
 
     def permittivity(self) -> float:
         """epsilon_infinity as a number."""
-        epsilon = self.epsilon_infinity
-        return float(epsilon.detach() if isinstance(epsilon, Tensor) else epsilon)
+        return self.head.permittivity()
 
-    def set_permittivity(self, epsilon_infinity: float) -> None:
-        """Where a learned permittivity starts."""
-        excess = max(epsilon_infinity - 1.0, 1e-3)
-        with torch.no_grad():
-            self.raw_permittivity.fill_(math.log(math.expm1(excess)))
+    def head_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that are not the backbone's."""
+        return self.head.own_parameters()
 
     def short_range(self) -> ScaleShiftMACE:
         """The backbone alone, as the class that mace-torch knows; modules are shared."""
@@ -188,13 +201,6 @@ class MultipoleMACE(ScaleShiftMACE):
             kept = {k: v for k, v in self.__dict__[name].items() if k not in own}
             backbone.__dict__[name] = kept
         return backbone
-
-    def head_parameters(self) -> list[torch.nn.Parameter]:
-        """The parameters that are not the backbone's."""
-        own = list(self.multipole_readouts.parameters())
-        if self.long_range_options.epsilon_infinity == LEARN:
-            own.append(self.raw_permittivity)
-        return own
 
     def forward(
         self,
@@ -218,7 +224,9 @@ class MultipoleMACE(ScaleShiftMACE):
                 Along periodic directions it acts on dipoles only; see
                 born_charges.field_on_charges. "total_charge" [n_structures], e, is what
                 constrain_charge sums to, 0 if it is not there; structures with a positive
-                "born_charges_weight" [n_structures] get Born charges.
+                "born_charges_weight" [n_structures] get Born charges; "plan" is that of the
+                electrostatics (see Electrostatics.plan), without which the pass waits for the
+                device.
             training, compute_*: as upstream.
 
         Returns:
@@ -243,182 +251,117 @@ class MultipoleMACE(ScaleShiftMACE):
                 "MultipoleMACE has no edge forces, atomic stresses or ML-IAP interface: its "
                 "long-range energy is not a sum over edges"
             )
-        if "pbc" not in data:
-            raise KeyError(
-                "data lacks 'pbc' [n_structures, 3]; the boundary conditions are not guessed"
-            )
-        # Other programs give cells as views that upstream cannot reshape.
-        data = dict(data, cell=data["cell"].reshape(-1, 3))
-        strained, displacement = strain(
-            data, compute_virials or compute_stress or compute_displacement
+        graph = Graph.of(data)
+        strained, displacement = graph.strained(
+            compute_virials or compute_stress or compute_displacement
         )
+        short, out = self.long_range(strained)
         extra = {}
-        if "born_charges_weight" in data:
-            extra["born_charges"] = labelled_born_charges(self, data, training)
-        short, multipoles, response, result = self.long_range(strained)
-        interaction = short["interaction_energy"] + result.energy
+        if graph.born_charges_weight is not None:
+            extra["born_charges"] = labelled_born_charges(self, graph, training, out)
+        interaction = short.interaction_energy + out.energy
         forces, virials, stress, hessian, _ = get_outputs(
             energy=interaction,
-            positions=data["positions"],
+            positions=graph.positions,
             displacement=displacement,
-            cell=data["cell"],
+            cell=graph.cell.reshape(-1, 3),
             training=training,
             compute_force=compute_force,
             compute_virials=compute_virials,
             compute_stress=compute_stress,
             compute_hessian=compute_hessian,
         )
-        energy = short["energy"] + result.energy
+        energy = short.energy + out.energy
         if training and isinstance(self.long_range_options.epsilon_infinity, str):
             # A distributed training wants a gradient of every parameter, labels or not.
             energy = energy + 0.0 * self.raw_permittivity
             forces = None if forces is None else forces + 0.0 * self.raw_permittivity
         return {
-            **short,
+            **short.outputs,
             "energy": energy,
             "interaction_energy": interaction,
-            "short_range_energy": short["energy"],
-            "long_range_energy": result.energy,
+            "short_range_energy": short.energy,
+            "long_range_energy": out.energy,
             "forces": forces,
             "virials": virials,
             "stress": stress,
             "hessian": hessian,
             "displacement": displacement,
-            **self.electrical_outputs(strained, multipoles, response, result),
+            **electrical_outputs(out),
             **extra,
         }
 
-    def read_multipoles(
-        self, data: dict[str, Tensor], shift: Tensor | None = None
-    ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients]:
-        """Upstream's outputs without derivatives, permanent multipoles, response coefficients.
+    def backbone(self, graph: Graph) -> BackboneOutput:
+        """What the backbone alone gives, without derivatives; energies in double precision."""
+        with edges_of_pass(self, graph.edge_index) as found:
+            out: dict[str, Any] = super().forward(dict(graph.data), compute_force=False)
+        energy = exact_energy(self, graph.data, out["energy"], out["interaction_energy"])
+        edges = found[0] if found else edges_of(self, graph)
+        return BackboneOutput(energy, out["interaction_energy"], out["node_feats"], edges, out)
 
-        Args:
-            data: upstream's batch dictionary.
-            shift: what total_charge_shift returns, where it is held while positions change.
-        """
-        short, multipoles, response = self._read(data)
-        if self.long_range_options.constrain_charge != "none":
-            weight = self._shift_weight(multipoles, response)
-            if shift is None:
-                shift = charge_shift(multipoles.charge, weight, total_charges(data), data["batch"])
-            charge = multipoles.charge + shift[data["batch"]] * weight
-            multipoles = replace(multipoles, charge=charge)
-        if not self.long_range_options.induces_charges:
-            response = replace(response, softness=None)
-        return short, multipoles, response
-
-    def total_charge_shift(self, data: dict[str, Tensor]) -> Tensor | None:
-        """λ of constrain_charge, [n_structures]; None without that constraint."""
-        if self.long_range_options.constrain_charge == "none":
-            return None
-        _, multipoles, response = self._read(data)
-        weight = self._shift_weight(multipoles, response)
-        return charge_shift(multipoles.charge, weight, total_charges(data), data["batch"])
-
-    def backbone_outputs(self, data: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        """What the backbone alone returns, without derivatives; energies in double precision."""
-        out = super().forward(dict(data), compute_force=False)
-        energy = exact_energy(self, data, out["energy"], out["interaction_energy"])
-        return {**out, "energy": energy}
-
-    def _shift_weight(self, multipoles: Multipoles, response: ResponseCoefficients) -> Tensor:
-        if self.long_range_options.constrain_charge == "uniform":
-            return torch.ones_like(multipoles.charge)
-        assert response.softness is not None
-        return response.softness
-
-    def _read(
-        self, data: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients]:
-        """What backbone and readouts give, before charges are constrained.
-
-        Where data has "node_feats" [n_atoms, n_features] and "cached_energies" [n_structures, 2],
-        energy and interaction energy, the backbone is not evaluated.
-        """
-        if "node_feats" in data:
-            energy, interaction = data["cached_energies"].unbind(1)
-            features = {"node_feats": data["node_feats"]}
-            short = {**features, "energy": energy, "interaction_energy": interaction}
-        else:
-            short = self.backbone_outputs(data)
-        edges = None
-        if self.multipole_readouts.needs_edges:
-            vectors, lengths = get_edge_vectors_and_lengths(
-                positions=data["positions"], edge_index=data["edge_index"], shifts=data["shifts"]
-            )
-            features, cutoff = self.radial_embedding(
-                lengths, data["node_attrs"], data["edge_index"], self.atomic_numbers
-            )
-            edges = Edges(data["edge_index"], vectors, features, cutoff)
-        multipoles, response = self.multipole_readouts(
-            short["node_feats"], data["node_attrs"], edges
+    def head_input(self, graph: Graph, short: BackboneOutput) -> HeadInput:
+        """What the backbone gives to the head."""
+        edges = short.edges
+        if edges is None and self.head.needs_edges:
+            edges = edges_of(self, graph)
+        return HeadInput(
+            positions=graph.positions,
+            cell=graph.cell,
+            pbc=graph.pbc,
+            batch=graph.batch,
+            node_feats=short.node_feats,
+            node_attrs=graph.node_attrs,
+            edges=edges,
+            total_charge=graph.total_charge,
+            external_field=graph.external_field,
+            plan=graph.plan,
         )
-        return short, multipoles, response
 
     def long_range(
-        self, data: dict[str, Tensor], shift: Tensor | None = None
-    ) -> tuple[dict[str, Tensor | None], Multipoles, ResponseCoefficients, ElectrostaticsResult]:
-        """read_multipoles and their electrostatics, at the positions and cell in data.
+        self,
+        graph: Graph,
+        short: BackboneOutput | None = None,
+        shift: Tensor | None = None,
+        hold_shift: bool = False,
+    ) -> tuple[BackboneOutput, HeadOutput]:
+        """Backbone and head, at the positions and cell of a batch.
 
-        The charges of a slab are shifted by one number so that they sum to zero: the energy of a
-        charged slab is not defined, and nothing in the model makes latent charges neutral. (In a
-        fully periodic cell the uniform background does the same.)
+        Args:
+            graph: the batch.
+            short: of the backbone, where it is known.
+            shift, hold_shift: as of LongRangeHead.read.
         """
-        short, multipoles, response = self.read_multipoles(data, shift)
-        pbc = data["pbc"].reshape(-1, 3)
-        multipoles = neutral_slabs(multipoles, pbc, data["batch"])
-        result = self.electrostatics(
-            data["positions"],
-            data["cell"].reshape(-1, 3, 3),
-            pbc,
-            data["batch"],
-            multipoles,
-            response=response,
-            external_field=data.get("applied_field"),
-            conserve_charge=self.long_range_options.conserves_charge,
-            with_field=False,
-        )
-        if "applied_field" in data and response.softness is not None:
-            result = field_on_induced_charges(data, result)
-        return short, multipoles, response, result
+        short = self.backbone(graph) if short is None else short
+        return short, self.head(self.head_input(graph, short), shift, hold_shift)
+
+    def read_multipoles(
+        self, data: dict[str, Tensor]
+    ) -> tuple[BackboneOutput, Multipoles, ResponseCoefficients]:
+        """What the backbone gives, permanent multipoles, response coefficients of a batch."""
+        graph = Graph.of(data)
+        short = self.backbone(graph)
+        multipoles, response, _ = self.head.read(self.head_input(graph, short))
+        return short, multipoles, response
 
     def electronic_polarizability(self, data: dict[str, Tensor]) -> Tensor:
         """Polarizability with local fields, [n_structures, 3, 3], e² Å²/eV: see observables.py."""
+        graph = Graph.of(data)
         response = self.read_multipoles(data)[2]
-        positions = data["positions"]
-        return electronic_polarizability(
-            self.electrostatics,
-            positions,
-            data["cell"].reshape(-1, 3, 3),
-            data["pbc"].reshape(-1, 3),
-            data["batch"],
-            polarizability_tensors(response, positions.shape[0], positions),
-        )
+        where = (graph.positions, graph.cell, graph.pbc, graph.batch)
+        alpha = polarizability_tensors(response, len(graph.positions), graph.positions)
+        return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan)
 
-    def electrical_outputs(
-        self,
-        data: dict[str, Tensor],
-        multipoles: Multipoles,
-        response: ResponseCoefficients,
-        result: ElectrostaticsResult,
-    ) -> dict[str, Tensor]:
-        """The outputs of forward that are not energies or their derivatives."""
-        positions = data["positions"]
-        n_atoms, n_structures = positions.shape[0], data["ptr"].numel() - 1
-        alpha = polarizability_tensors(response, n_atoms, positions)
-        quadrupole = multipoles.quadrupole
-        if quadrupole is None:
-            quadrupole = positions.new_zeros(n_atoms, 3, 3)
-        softness = response.softness
-        return {
-            "charges": multipoles.charge + result.induced_charge,
-            "atomic_dipoles": atomic_dipoles(multipoles, result),
-            "atomic_quadrupoles": quadrupole,
-            "induced_charges": result.induced_charge,
-            "induced_dipoles": result.induced_dipole,
-            "softness": torch.zeros_like(multipoles.charge) if softness is None else softness,
-            "atomic_polarizabilities": alpha,
-            "dipole": total_dipole(positions, data["batch"], n_structures, multipoles, result),
-            "polarizability": total_polarizability(alpha, data["batch"], n_structures),
-        }
+
+def electrical_outputs(out: HeadOutput) -> dict[str, Tensor | None]:
+    """The outputs of forward that are not energies or their derivatives."""
+    return {
+        "charges": out.charges,
+        "atomic_dipoles": out.atomic_dipoles,
+        "atomic_quadrupoles": out.atomic_quadrupoles,
+        "induced_charges": out.result.induced_charge,
+        "induced_dipoles": out.result.induced_dipole,
+        "softness": out.softness,
+        "atomic_polarizabilities": out.atomic_polarizabilities,
+        "dipole": out.dipole,
+        "polarizability": out.polarizability,
+    }

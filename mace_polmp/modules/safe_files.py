@@ -26,9 +26,9 @@ from mace.tools.scripts_utils import extract_config_mace_model
 
 from mace_polmp.errors import InputError
 from mace_polmp.files import write_bytes
-from mace_polmp.modules.inputs import double_e0s
+from mace_polmp.head.options import LongRangeOptions
+from mace_polmp.modules.backbone import double_e0s
 from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
-from mace_polmp.modules.options import LongRangeOptions
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.reading import existing_file
 
@@ -183,7 +183,8 @@ def describe(model: MultipoleMACE) -> Config:
             "this model cannot be written without code: its backbone has no configuration "
             f"({error})"
         ) from error
-    irreps = [str(product.linear.irreps_out) for product in model.products]
+    products: Any = model.products
+    irreps = [str(product.linear.irreps_out) for product in products]
     found["keep_last_layer_irreps"] = len(irreps) > 1 and irreps[-1] == irreps[0]
     if found.pop("cueq_config", None) is not None:
         raise InputError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from mace_polmp.modules.graph import Graph
 
 Data = dict[str, Tensor]
 
@@ -206,7 +207,7 @@ def start_from(model: MultipoleMACE, foundation: MultipoleMACE, batches: list[Da
     if now.induces_dipoles and not before.induces_dipoles:
         new.append("polarizability")
     if isinstance(model.long_range_options.epsilon_infinity, str):
-        model.set_permittivity(foundation.permittivity())
+        model.head.set_permittivity(foundation.permittivity())
     reference = copy.deepcopy(foundation).to(next(model.parameters()).dtype).to("cpu")
     for _ in range(12):
         energy, force = _effect(model, reference, batches)
@@ -243,7 +244,7 @@ def _seen_by(foundation: torch.nn.Module, model: torch.nn.Module, data: Data) ->
 def _long_range(model: MultipoleMACE, data: Data) -> tuple[Tensor, Tensor]:
     data = dict(data)
     data["positions"] = positions = data["positions"].detach().clone().requires_grad_(True)
-    energy = model.long_range(data)[-1].energy
+    energy = model.long_range(Graph.of(data))[1].energy
     (gradient,) = torch.autograd.grad(energy.sum(), positions)
     return energy.detach(), -gradient
 

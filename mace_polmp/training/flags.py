@@ -14,7 +14,7 @@ from typing import Any
 from e3nn import o3
 
 from mace_polmp.errors import InputError
-from mace_polmp.modules.options import choose
+from mace_polmp.head.options import choose
 from mace_polmp.reading import existing_file
 from mace_polmp.upstream.training import normalised
 

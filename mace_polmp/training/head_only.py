@@ -25,6 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.graph import Graph
+from mace_polmp.modules.model import BackboneOutput, electrical_outputs
 
 _MOST_MEMORY = 8 * 2**30  # bytes
 _BATCH_ATOMS = 400
@@ -70,10 +72,11 @@ class CachedBackbone(torch.nn.Module):
         data = dict(data)
         positions = data["positions"].requires_grad_(True)
         features = data["cached_node_feats"].requires_grad_(True)
-        data["node_feats"] = features
-        short, multipoles, response, result = self.model.long_range(data)
+        energy, interaction = data["cached_energies"].unbind(1)
+        short = BackboneOutput(energy, interaction, features, None, {"node_feats": features})
+        out = self.model.long_range(Graph.of(data), short)[1]
         by_position, by_feature = torch.autograd.grad(
-            result.energy.sum(), (positions, features), create_graph=training, retain_graph=True
+            out.energy.sum(), (positions, features), create_graph=training, retain_graph=True
         )
         directions, batch = data["cached_directions"], data["batch"]
         slopes = torch.einsum("na,nak->nk", by_position, directions)
@@ -83,13 +86,13 @@ class CachedBackbone(torch.nn.Module):
         errors = errors * data["cached_scale"][:, None]
         lifted = torch.einsum("nak,nk->na", directions, errors[batch])
         return {
-            **short,
-            "energy": short["energy"] + result.energy,
-            "interaction_energy": short["interaction_energy"] + result.energy,
+            **short.outputs,
+            "energy": energy + out.energy,
+            "interaction_energy": interaction + out.energy,
             "forces": data["forces"] + lifted,
             "virials": None,
             "stress": None,
-            **self.model.electrical_outputs(data, multipoles, response, result),
+            **electrical_outputs(out),
         }
 
 
@@ -155,11 +158,9 @@ def _with_cache(
     batch = torch_geometric.Batch.from_data_list(graphs).to(device)
     data = batch.to_dict()
     positions = data["positions"].requires_grad_(True)
-    short = model.backbone_outputs(data)
-    (gradient,) = torch.autograd.grad(
-        short["interaction_energy"].sum(), positions, retain_graph=True
-    )
-    features = short["node_feats"]
+    short = model.backbone(Graph.of(data))
+    (gradient,) = torch.autograd.grad(short.interaction_energy.sum(), positions, retain_graph=True)
+    features = short.node_feats
     weights = torch.zeros_like(features, requires_grad=True)
     (pulled,) = torch.autograd.grad(features, positions, weights, create_graph=True)
     counts = [graph.num_nodes for graph in graphs]
@@ -177,7 +178,7 @@ def _with_cache(
     residuals = residuals.new_zeros(len(graphs), n_directions).index_add(
         0, data["batch"], residuals
     )
-    energies = torch.stack([short["energy"], short["interaction_energy"]], dim=1)
+    energies = torch.stack([short.energy, short.interaction_energy], dim=1)
     out = []
     parts = [t.detach().cpu().split(counts) for t in (features, tangents, directions)]
     for number, graph in enumerate(graphs):

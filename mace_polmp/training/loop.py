@@ -9,21 +9,24 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from mace_polmp.errors import InputError
 from mace_polmp.training.checkpoints import CheckpointHandler, normalisation_of
+from mace_polmp.training.loaders import with_plans
 from mace_polmp.training.options import loss_settings
-
-_ADVICE = (
-    "lower --lr or --head_lr, train in --default_dtype float64, or look at the data with "
-    "mace_polmp check-data"
+from mace_polmp.training.watch import (
+    ADVICE,
+    Watch,
+    check_weights,
+    copy_into,
+    random_state,
+    set_random_state,
 )
 
 
@@ -98,7 +101,7 @@ class TrainingLoop:
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self._logger = _Watch(self.settings["logger"])
+        self._logger = Watch(self.settings["logger"])
         self._loader = self.settings["train_loader"]
         self._is_own = False
 
@@ -125,9 +128,9 @@ class TrainingLoop:
                 ema.decay = decay
             else:
                 logging.info("The run had averages (--ema) and goes on without, from the averages")
-                _copy(saved["ema"]["shadow_params"], self.settings["model"].parameters())
+                copy_into(saved["ema"]["shadow_params"], self.settings["model"].parameters())
         elif ema is not None and "version" in saved:  # averages begin here
-            _copy(list(self.settings["model"].parameters()), ema.shadow_params)
+            copy_into(list(self.settings["model"].parameters()), ema.shadow_params)
         elif ema is not None and saved:
             logging.warning(
                 "The checkpoint is of an earlier version, which kept averages (--ema) in place of "
@@ -137,7 +140,7 @@ class TrainingLoop:
         if swa is not None and saved.get("swa_scheduler") is not None:
             swa.scheduler.load_state_dict(saved["swa_scheduler"])
         if "random" in saved:
-            _set_random(saved["random"])
+            set_random_state(saved["random"])
 
     def _compare_losses(self, saved: dict[str, Any]) -> None:
         """Forget the best epoch where the loss it had cannot be compared with those to come."""
@@ -215,7 +218,7 @@ class TrainingLoop:
         self.upstream.train_one_epoch(
             model=s["model"],
             loss_fn=loss_fn,
-            data_loader=self._loader,
+            data_loader=with_plans(self._loader, s["model"], s["device"]),
             optimizer=s["optimizer"],
             epoch=epoch,
             output_args=s["output_args"],
@@ -239,7 +242,7 @@ class TrainingLoop:
                 progress.lowest_loss, progress.waited = progress.valid_loss, 0
             else:
                 progress.waited += 1
-        _check_weights(s["model"], epoch)
+        check_weights(s["model"], epoch)
         progress.next_epoch = epoch + 1
         if may_end and progress.waited >= s["patience"]:
             self._lose_patience()
@@ -296,7 +299,7 @@ class TrainingLoop:
             loss, errors = self.upstream.evaluate(
                 model=model,
                 loss_fn=loss_fn,
-                data_loader=loader,
+                data_loader=with_plans(loader, s["model"], s["device"]),
                 output_args=s["output_args"],
                 device=s["device"],
             )
@@ -310,7 +313,7 @@ class TrainingLoop:
                 }
             if not math.isfinite(loss):
                 when = "before the first epoch" if epoch is None else f"after epoch {epoch}"
-                raise InputError(f"{when} the loss on {name} is {loss}; {_ADVICE}")
+                raise InputError(f"{when} the loss on {name} is {loss}; {ADVICE}")
         if s["log_wandb"] and self.is_first and epoch is not None:
             import wandb
 
@@ -360,58 +363,8 @@ class TrainingLoop:
             "swa_scheduler": None if s["swa"] is None else s["swa"].scheduler.state_dict(),
             "progress": asdict(self.progress),
             "epochs_asked": s["max_num_epochs"],
-            "random": _random(),
+            "random": random_state(),
             "loader": loader,
             **self.facts,
         }
         self.checkpoints.save_last(content, epoch)
-
-
-class _Watch:
-    """Upstream's log of metrics, which ends a run whose loss is no number.
-
-    Args:
-        logger: upstream's.
-    """
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Write one line.
-
-        Raises:
-            InputError: a training loss that is NaN or infinite.
-        """
-        loss = metrics.get("loss")
-        if loss is not None and not np.isfinite(loss).all():
-            raise InputError(
-                f"epoch {metrics.get('epoch')}: the training loss is {float(loss)}; the run ends "
-                f"at its last checkpoint and no model is written. To go on, {_ADVICE}"
-            )
-        self._logger.log(metrics)
-
-
-def _check_weights(model: torch.nn.Module, epoch: int) -> None:
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.detach().isfinite().all()):
-            raise InputError(
-                f"epoch {epoch}: weights of the model ({name}) are NaN or infinite; the run ends "
-                f"at its last checkpoint and no model is written. To go on, {_ADVICE}"
-            )
-
-
-def _copy(values: list[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
-    """Weights into averages, or averages into weights."""
-    with torch.no_grad():
-        for target, value in zip(targets, values, strict=True):
-            target.copy_(value)
-
-
-def _random() -> dict[str, Any]:
-    return {"torch": torch.get_rng_state(), "numpy": np.random.get_state()}
-
-
-def _set_random(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    np.random.set_state(state["numpy"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mace_polmp.errors import InputError
-from mace_polmp.modules.options import choose, option
+from mace_polmp.head.options import choose, option
 from mace_polmp.quantities import QUANTITIES
 
 ELECTRICAL_LABELS = ("dipole", "polarizability", "born_charges", "total_charge")

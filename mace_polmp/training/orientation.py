@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from mace_polmp.errors import InputError
+from mace_polmp.head.electronegativity import electropositivity
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.born_charges import born_charges
-from mace_polmp.modules.electronegativity import electropositivity
 
 Data = dict[str, Tensor]
 

@@ -10,10 +10,10 @@ from ase.data import chemical_symbols
 
 from mace_polmp.errors import InputError
 from mace_polmp.files import digest
-from mace_polmp.modules.options import LongRangeOptions
+from mace_polmp.head.options import LongRangeOptions
 from mace_polmp.training.atomic_energies import parse
 from mace_polmp.training.checkpoints import Files, newest
-from mace_polmp.training.data_checks import parse_heads
+from mace_polmp.training.heads import parse_heads
 from mace_polmp.training.options import ELECTRICAL_LABELS, loss_settings
 from mace_polmp.upstream.training import normalised
 

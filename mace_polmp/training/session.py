@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from mace.tools import torch_geometric
 from torch.nn.parallel import DistributedDataParallel
 
-from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.repeatable import repeatable
@@ -33,11 +31,12 @@ from mace_polmp.training.fine_tuning import (
     start_small,
 )
 from mace_polmp.training.lbfgs import PreconditionedLBFGS
+from mace_polmp.training.loaders import check_counts, with_label
 from mace_polmp.training.loop import TrainingLoop, Upstream
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
-from mace_polmp.training.orientation import MOST_ATOMS, Orientation, in_memory, is_free
+from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
 from mace_polmp.training.phases import HEAD_GROUP, plan_phases
 from mace_polmp.training.statistics import log_head
 from mace_polmp.upstream import training as upstream
@@ -157,10 +156,10 @@ class _Session:
         The shift is a mean of energies; the scale is their spread (std_scaling) or the size of the
         forces (rms_forces_scaling).
         """
-        with_energy = _with_label(train_loader, "energy")
+        with_energy = with_label(train_loader, "energy")
         shift, scale = original(with_energy, energies)
         if self._args.scaling == "rms_forces_scaling":
-            with_forces = _with_label(train_loader, "forces")
+            with_forces = with_label(train_loader, "forces")
             if with_forces is not with_energy:
                 scale = original(with_forces, energies)[1]
         return shift, scale
@@ -302,9 +301,9 @@ class _Session:
             settings["start_epoch"] = handler.load_weights(model) or settings["start_epoch"]
         handler.keep_all(self._args.keep_checkpoints or settings["save_all_checkpoints"])
         datasets = [loader.dataset, *(x.dataset for x in settings["valid_loaders"].values())]
-        _check_counts(loader.dataset, "training", self._training.used)
+        check_counts(loader.dataset, "training", self._training.used)
         for name, valid in settings["valid_loaders"].items():
-            _check_counts(valid.dataset, f"validation ({name})", self._training.used)
+            check_counts(valid.dataset, f"validation ({name})", self._training.used)
         before_best = None
         if not self._training.used and is_free(model, datasets):
             few = sample(loader.dataset, most_atoms=MOST_ATOMS)
@@ -377,39 +376,3 @@ def _freeze_the_rest(model: torch.nn.Module, groups: list[dict[str, Any]]) -> No
     for parameter in model.parameters():
         if id(parameter) not in known:
             parameter.requires_grad_(False)
-
-
-def _check_counts(dataset: Any, kind: str, used: list[str]) -> None:
-    """Refuse data in which nothing counts: the loss would be 0, and the first epoch the best.
-
-    Raises:
-        InputError: no structure has a label with a weight. Data on disk are not looked at.
-    """
-    graphs = in_memory(dataset)
-    if graphs is None:
-        return
-    names = [f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *used)]
-    for graph in graphs:
-        weights = (graph[name] for name in names if name in graph.keys)
-        if float(graph.weight) > 0 and any(float(w.max()) > 0 for w in weights if w is not None):
-            return
-    raise InputError(
-        f"no label of the {kind} structures has a weight: config_weight, config_energy_weight and "
-        "so on, or --config_type_weights, are 0 for all of them; give some a weight above 0, or "
-        "other data"
-    )
-
-
-def _with_label(loader: Any, name: str) -> Any:
-    """A loader of the structures that have a label with a weight; itself if all have."""
-    dataset = loader.dataset
-    chosen = []
-    for index in range(len(dataset)):
-        graph = dataset[index]
-        if float(graph.weight * graph[f"{name}_weight"]) > 0:
-            chosen.append(index)
-    if len(chosen) in (0, len(dataset)):
-        return loader
-    return torch_geometric.dataloader.DataLoader(
-        dataset=torch.utils.data.Subset(dataset, chosen), batch_size=loader.batch_size
-    )

@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.born_charges import born_charges, enforce_sum_rule
-from mace_polmp.modules.observables import atomic_dipoles
+from mace_polmp.modules.graph import Graph
 
 TIMED = ("periodic 24", "periodic 192", "periodic 1536")
 
@@ -54,9 +54,8 @@ def smallest_k_born_charges(model: MultipoleMACE, data: dict[str, Tensor]) -> Te
     data = dict(data)
     positions = data["positions"].detach().clone().requires_grad_(True)
     data["positions"] = positions
-    _, multipoles, _, result = model.long_range(data)
-    charge = multipoles.charge + result.induced_charge
-    dipole = atomic_dipoles(multipoles, result).sum(0)
+    out = model.long_range(Graph.of(data))[1]
+    charge, dipole = out.charges, out.atomic_dipoles.sum(0)
     rows = []
     for a, length in enumerate(data["cell"].view(3, 3).diagonal()):
         k = 2.0 * math.pi / length

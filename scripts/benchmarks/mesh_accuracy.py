@@ -33,6 +33,7 @@ from tqdm import tqdm
 from mace_polmp.electrostatics import Electrostatics, engine, mesh, operator
 from mace_polmp.electrostatics.mesh import Mesh
 from mace_polmp.electrostatics.moments import all_monomials, order_of
+from mace_polmp.modules.graph import Graph
 
 WIDTHS = range(5, 14)
 
@@ -207,7 +208,7 @@ def of_model(model_file: Path, structure: Path) -> list[dict[str, Any]]:
         model.electrostatics.solver = solver
         model.electrostatics.mesh_accuracy = accuracy
         batch["positions"].requires_grad_(True)
-        energy = model.long_range(batch)[3].energy
+        energy = model.long_range(Graph.of(batch))[1].energy
         (gradient,) = torch.autograd.grad(energy.sum(), batch["positions"])
         forces = model(dict(batch))["forces"]
         return energy.detach(), gradient, forces

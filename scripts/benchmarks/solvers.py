@@ -19,8 +19,8 @@ from scipy.optimize import nnls
 from tqdm import tqdm
 
 from mace_polmp.electrostatics import Electrostatics
+from mace_polmp.electrostatics.grouping import direct_cost, mesh_cost
 from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
-from mace_polmp.electrostatics.plan import direct_cost, mesh_cost
 from mace_polmp.electrostatics.reciprocal import largest_orders
 
 # Atoms, and edges of cubic cells in Å.

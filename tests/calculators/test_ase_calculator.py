@@ -222,7 +222,7 @@ def test_a_field_that_depends_on_time_follows_the_dynamics():
 def test_electronic_polarizability_of_a_lattice_follows_clausius_mossotti():
     """To first order in nα/(3 eps0), with the Lorentz field of point-like dipoles."""
     from mace_polmp.electrostatics import Electrostatics
-    from mace_polmp.modules.observables import electronic_permittivity, electronic_polarizability
+    from mace_polmp.head.observables import electronic_permittivity, electronic_polarizability
     from mace_polmp.units import EPS0
 
     cell = torch.tensor(np.diag([3.0] * 3), dtype=torch.float64)[None]
@@ -415,3 +415,31 @@ def test_the_models_own_permittivity_is_the_default():
     for bare, own, other in zip(found[1.0], found[None], found[3.0], strict=True):
         np.testing.assert_allclose(own, np.sqrt(1.7) * bare, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(other, np.sqrt(3.0) * bare, rtol=1e-9, atol=1e-12)
+
+
+def test_the_plan_is_kept_while_it_fits(device, monkeypatch):
+    """Atoms and cells that change a little need no new one; results are those without it."""
+    from mace_polmp.electrostatics import Electrostatics
+
+    made = []
+    plan = Electrostatics.plan
+    monkeypatch.setattr(
+        Electrostatics, "plan", lambda self, *a, **b: made.append(1) or plan(self, *a, **b)
+    )
+    model, rng = random_model(), np.random.default_rng(0)
+    calc = make_calculator(models=model, default_dtype="float64")
+    atoms = rock_salt()
+    for step in range(6):
+        atoms.positions += 0.01 * rng.normal(size=atoms.positions.shape)
+        if step > 2:
+            atoms.set_cell(atoms.cell.array * 1.002, scale_atoms=True)
+        out = evaluate(model, atoms, compute_stress=True)
+        for name in ("energy", "forces"):
+            expected = out[name].detach().numpy()
+            found = calc.get_property(name, atoms)
+            np.testing.assert_allclose(np.ravel(found), np.ravel(expected), rtol=1e-9, atol=1e-10)
+    n_plans = len(made)
+    assert n_plans <= 2
+    for other in (salty_water(), wet_slab(), rock_salt("triclinic")):
+        calc.get_property("forces", other)
+    assert len(made) == n_plans + 3

@@ -12,7 +12,7 @@ from ase.io import write
 
 from mace_polmp.cli.run_train import asked_options, build_parser, main
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
-from mace_polmp.modules.inputs import double_e0s
+from mace_polmp.modules.backbone import double_e0s
 from mace_polmp.modules.io import load_model
 from tests.cli.runs import (
     flags,

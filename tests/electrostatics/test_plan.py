@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mace_polmp.electrostatics import Electrostatics
+from mace_polmp.electrostatics.grouping import direct_cost, mesh_cost
 from mace_polmp.electrostatics.mesh import window_width
-from mace_polmp.electrostatics.plan import direct_cost, mesh_cost
 from tests.devices import there
 from tests.electrostatics.common import evaluate, random_system
 

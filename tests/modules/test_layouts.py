@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
-from mace_polmp.modules.inputs import feature_layout
+from mace_polmp.modules.backbone import feature_layout
 from tests.devices import moved
 from tests.helpers import evaluate, random_model, rock_salt, salty_water
 

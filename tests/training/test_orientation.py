@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from mace_polmp.cli.run_train import main
+from mace_polmp.head.electronegativity import electropositivity
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.born_charges import born_charges
-from mace_polmp.modules.electronegativity import electropositivity
 from mace_polmp.modules.io import load_model
 from mace_polmp.training.orientation import Orientation, is_free
 from tests.cli.runs import flags, open_frames, write_data

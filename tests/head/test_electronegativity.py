@@ -3,7 +3,7 @@
 import pytest
 from ase.data import atomic_numbers
 
-from mace_polmp.modules.electronegativity import PAULING, electropositivity
+from mace_polmp.head.electronegativity import PAULING, electropositivity
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,15 +13,13 @@ from mace_polmp.electrostatics import (
     Electrostatics,
     ElectrostaticsResult,
     Multipoles,
+    Plan,
     ResponseCoefficients,
 )
-from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.electrostatics.products import cell_volume
+from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.errors import InputError
 from mace_polmp.units import EPS0
-
-if TYPE_CHECKING:
-    from mace_polmp.modules.model import MultipoleMACE
 
 
 def atomic_dipoles(multipoles: Multipoles, result: ElectrostaticsResult) -> Tensor:
@@ -32,20 +30,14 @@ def atomic_dipoles(multipoles: Multipoles, result: ElectrostaticsResult) -> Tens
 
 
 def total_dipole(
-    positions: Tensor,
-    batch: Tensor,
-    n_structures: int,
-    multipoles: Multipoles,
-    result: ElectrostaticsResult,
+    positions: Tensor, sums: AtomSums, charges: Tensor, atomic_dipoles: Tensor
 ) -> Tensor:
     """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates.
 
     For a periodic structure this is the dipole of the atoms as they are given: only its change
     along a trajectory of unwrapped positions has a meaning.
     """
-    moment = (multipoles.charge + result.induced_charge)[:, None] * positions
-    moment = moment + atomic_dipoles(multipoles, result)
-    return moment.new_zeros(n_structures, 3).index_add(0, batch, moment)
+    return sums.total(charges[:, None] * positions + atomic_dipoles)
 
 
 def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: Tensor) -> Tensor:
@@ -55,12 +47,13 @@ def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: T
         return like.new_zeros(n_atoms, 3, 3)
     if alpha.dim() == 3:
         return alpha
-    return alpha[:, None, None] * torch.eye(3, dtype=alpha.dtype, device=alpha.device)
+    return alpha[:, None, None] * _unit(alpha.dtype, alpha.device)
 
 
-def total_polarizability(atomic: Tensor, batch: Tensor, n_structures: int) -> Tensor:
-    """Σ_i α_i, [n_structures, 3, 3], e² Å²/eV: what one-step response gives to a uniform field."""
-    return atomic.new_zeros(n_structures, 3, 3).index_add(0, batch, atomic)
+@cache
+def _unit(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.eye(3, dtype=dtype, device=device)
 
 
 def electronic_polarizability(
@@ -70,6 +63,7 @@ def electronic_polarizability(
     pbc: Tensor,
     batch: Tensor,
     atomic: Tensor,
+    plan: Plan | None = None,
 ) -> Tensor:
     """The polarizability tensor of each structure in one-step response, [n_structures, 3, 3].
 
@@ -82,29 +76,22 @@ def electronic_polarizability(
         engine: the model's electrostatics.
         positions, cell, pbc, batch: as of the engine.
         atomic: α_i, [n_atoms, 3, 3], e² Å²/eV.
+        plan: of the structures; None to make one.
 
     Returns:
         e² Å²/eV, differentiable.
     """
-    n_structures = pbc.shape[0]
-    bare = total_polarizability(atomic, batch, n_structures)
-    if not bool(pbc.any()):
+    if plan is None:
+        plan = engine.checked_plan(positions, cell, pbc, batch)
+    bare = plan.sums.total(atomic)
+    if not any(any(flag) for flag in plan.shape.pbc):
         return bare
-    # The fields along x, y and z as three copies of the batch.
-    dipoles = atomic.permute(2, 0, 1).reshape(-1, 3)
-    copies = torch.cat([batch + a * n_structures for a in range(3)])
-    result = engine(
-        positions.repeat(3, 1),
-        cell.repeat(3, 1, 1),
-        pbc.repeat(3, 1),
-        copies,
-        Multipoles(torch.zeros_like(dipoles[:, 0]), dipoles),
-    )
-    assert result.field is not None
-    field = result.field.view(3, -1, 3)
-    local = torch.einsum("nbc,anc->nba", atomic, field)
-    local = local * pbc.any(1)[batch, None, None]
-    return bare + total_polarizability(local, batch, n_structures)
+    operator = engine.prepare(plan, positions, cell)
+    none = torch.zeros_like(atomic[:, 0, 0])
+    # The dipoles that fields along x, y and z induce.
+    fields = [operator.field(Multipoles(none, atomic[:, :, a]))[1] for a in range(3)]
+    local = torch.einsum("nbc,nac->nba", atomic, torch.stack(fields, dim=1))
+    return bare + plan.sums.total(local * pbc.any(1)[batch, None, None])
 
 
 def electronic_permittivity(polarizability: Tensor, cell: Tensor) -> Tensor:
@@ -119,7 +106,7 @@ def electronic_permittivity(polarizability: Tensor, cell: Tensor) -> Tensor:
 
 def susceptibility(atomic: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:
     """χ = Σ_i tr α_i/(3 eps0 V), [n_structures]; zero where not periodic in three directions."""
-    trace = torch.einsum("bii->b", total_polarizability(atomic, batch, pbc.shape[0]))
+    trace = torch.einsum("bii->b", AtomSums(batch, pbc.shape[0]).total(atomic))
     periodic = pbc.all(1)
     volume = torch.where(periodic, cell_volume(cell.to(trace)), 1.0)
     return torch.where(periodic, trace / (3.0 * EPS0 * volume), 0.0)
@@ -150,22 +137,17 @@ def screening_factor(
     return torch.where(pbc.all(1), torch.sqrt(epsilon / one), torch.ones_like(one))
 
 
-def neutral_slabs(multipoles: Multipoles, pbc: Tensor, batch: Tensor) -> Multipoles:
-    """Shift the charges of each slab by the same number, so that they sum to zero.
-
-    Args:
-        multipoles: of n_atoms atoms.
-        pbc: [n_structures, 3] bool; a slab has two of three.
-        batch: [n_atoms] int64.
-    """
-    charge = multipoles.charge
-    counts = count_atoms(batch, pbc.shape[0]).clamp(min=1)
-    mean = charge.new_zeros(pbc.shape[0]).index_add(0, batch, charge) / counts
-    shift = torch.where(pbc.sum(1) == 2, mean, 0.0)[batch]
+def neutral_slabs(multipoles: Multipoles, plan: Plan) -> Multipoles:
+    """Shift the charges of each slab by the same number, so that they sum to zero."""
+    if plan.is_slab is None:
+        return multipoles
+    sums, charge = plan.sums, multipoles.charge
+    mean = sums.total(charge) / sums.counts().clamp(min=1)
+    shift = sums.at_atoms(torch.where(plan.is_slab, mean, 0.0))
     return replace(multipoles, charge=charge - shift)
 
 
-def charge_shift(charge: Tensor, weight: Tensor, total_charge: Tensor, batch: Tensor) -> Tensor:
+def charge_shift(charge: Tensor, weight: Tensor, total_charge: Tensor, sums: AtomSums) -> Tensor:
     """λ of each structure, [n_structures], such that charges + λ weight sum to the total charge.
 
     With the softness for weight this is the charges' response to a uniform potential.
@@ -173,32 +155,7 @@ def charge_shift(charge: Tensor, weight: Tensor, total_charge: Tensor, batch: Te
     Args:
         charge, weight: [n_atoms].
         total_charge: [n_structures], e.
-        batch: [n_atoms] int64.
+        sums: over the atoms.
     """
-    sums = charge.new_zeros(2, total_charge.shape[0])
-    sums = sums.index_add(1, batch, torch.stack([charge, weight]))
-    return (total_charge - sums[0]) / sums[1].where(sums[1] > 0, 1.0)
-
-
-def polarizability_derivatives(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
-    """∂α_ac/∂r_ib of the electronic polarizability, [n_atoms, 3 (b), 3 (a), 3 (c)], e² Å/eV.
-
-    Args:
-        model: a MultipoleMACE.
-        data: upstream's batch dictionary.
-    """
-    data = dict(data)
-    positions = data["positions"].detach().clone().requires_grad_(True)
-    data["positions"] = positions
-    total = model.electronic_polarizability(data).sum(0)
-    out = positions.new_zeros(positions.shape[0], 3, 3, 3)
-    if not total.requires_grad:
-        return out
-    for a in range(3):
-        for c in range(a + 1):
-            (slope,) = torch.autograd.grad(
-                total[a, c], positions, retain_graph=True, allow_unused=True
-            )
-            if slope is not None:
-                out[:, :, a, c] = out[:, :, c, a] = slope
-    return out
+    found, weights = sums.total(torch.stack([charge, weight], 1)).unbind(1)
+    return (total_charge - found) / weights.where(weights > 0, 1.0)

@@ -1,27 +1,25 @@
-"""The gradients at the messages of a MACE, which Born charges add to: see born_charges.py."""
+"""The gradients at the messages of a backbone, which Born charges add to: see born_charges.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from mace.modules.blocks import RealAgnosticAttResidualInteractionBlock
 from torch import Tensor
 
 from mace_polmp.errors import InputError
-
-if TYPE_CHECKING:
-    from mace_polmp.modules.model import MultipoleMACE
 
 
 class Tangents:
     """The gradients at the messages: noted in one backward pass, added in others.
 
     Args:
-        model: whose messages to follow.
+        carriers: modules whose outputs, one row per edge, are next summed over the edges of a
+            receiver.
+        readers: modules whose inputs, one row per edge, end with so many features of the receiver.
         n_edges: the number of edges.
 
     Attributes:
@@ -29,10 +27,16 @@ class Tangents:
         finished: later passes, those of a training, are left alone.
     """
 
-    def __init__(self, model: MultipoleMACE, n_edges: int) -> None:
+    def __init__(
+        self,
+        carriers: Sequence[torch.nn.Module],
+        readers: Sequence[tuple[torch.nn.Module, int]],
+        n_edges: int,
+    ) -> None:
         self.projected: Tensor | None = None
         self.finished = False
-        self._model = model
+        self._carriers = carriers
+        self._readers = readers
         self._n_edges = n_edges
         self._count = 0
         self._noted: dict[int, Tensor] = {}
@@ -40,11 +44,9 @@ class Tangents:
     @contextmanager
     def on_messages(self) -> Iterator[Tangents]:
         """Follow the messages of the forward passes in this context."""
-        hooks = [module.register_forward_hook(self._follow) for module in _carriers(self._model)]
-        for block in self._model.interactions:
-            if isinstance(block, RealAgnosticAttResidualInteractionBlock):
-                take_back = partial(self._take_back, block.node_feats_down_irreps.dim)
-                hooks.append(block.conv_tp_weights.register_forward_pre_hook(take_back))
+        hooks = [module.register_forward_hook(self._follow) for module in self._carriers]
+        for module, width in self._readers:
+            hooks.append(module.register_forward_pre_hook(partial(self._take_back, width)))
         try:
             yield self
         finally:
@@ -62,8 +64,7 @@ class Tangents:
     def _take_back(self, n_receiver: int, module: Any, inputs: Any) -> None:
         """Where a message depends on its receiver, that path has no vector between atoms.
 
-        The weights of an attention block read features of edge, sender and receiver, the last
-        n_receiver of them; what was added at the message arrives there as well.
+        What was added at the message arrives at the receiver's features as well.
         """
         width = inputs[0].shape[1]
         columns = torch.arange(width, device=inputs[0].device) >= width - n_receiver
@@ -86,21 +87,3 @@ class Tangents:
             return torch.addcmul(gradient, along * factor, self._noted[number])
 
         tensor.register_hook(change)
-
-
-def _carriers(model: MultipoleMACE) -> list[torch.nn.Module]:
-    """The modules whose outputs, one row per edge, are next summed over the edges of a receiver."""
-    carriers: list[torch.nn.Module] = []
-    for interaction in model.interactions:
-        children = dict(interaction.named_children())
-        carriers.append(children["conv_tp"])
-        if "density_fn" in children:
-            if not model.apply_cutoff:
-                raise InputError(
-                    "born_charges: density-normalised blocks with --apply_cutoff False are not "
-                    "supported in periodic structures"
-                )
-            carriers.append(children["density_fn"])
-    readouts = model.multipole_readouts
-    carriers += [part.messages for part in (readouts.lift, readouts.transfer) if part is not None]
-    return carriers

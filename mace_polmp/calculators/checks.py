@@ -1,0 +1,152 @@
+"""What the calculator refuses: heads, committees, fields, model files that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from mace_polmp.errors import InputError
+from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.backbone import double_e0s
+from mace_polmp.structures import Moved, near_origin
+
+Array = NDArray[np.float64]
+
+UNDEFINED_IN_FIELD = ("energy", "free_energy", "stress")
+"""Results that a field along a periodic direction leaves without a meaning."""
+
+_LARGEST_SINGLE = 1000.0  # Å; the largest coordinate in single precision
+_SAME_ZERO = 5.0  # eV; averages over parts of the data differ, by less
+
+
+def check_head(head: str | None, heads: Sequence[str], name: str = "--head") -> None:
+    """Refuse a head that a model does not have, or several without a choice.
+
+    Args:
+        head: as it was asked for.
+        heads: of the model.
+        name: of the option.
+
+    Raises:
+        InputError: names the heads.
+    """
+    known = ", ".join(heads)
+    if isinstance(head, str) and head not in heads:
+        raise InputError(f"{name} must be one of {known}, got {head!r}")
+    if head is None and len(heads) > 1 and "default" not in [h.lower() for h in heads]:
+        raise InputError(
+            f"the model has several heads, {known}; say which with head (--head in commands)"
+        )
+
+
+def check_committee(models: Sequence[MultipoleMACE]) -> None:
+    """Refuse models whose results cannot be averaged.
+
+    Raises:
+        InputError: other elements, cutoffs, heads, atomic energies or charges than the first.
+    """
+    facts: dict[str, Callable[[Any], Any]] = {
+        "elements": lambda m: " ".join(chemical_symbols[z] for z in m.atomic_numbers.tolist()),
+        "a cutoff": lambda m: f"{float(m.r_max):g} Å",
+        "heads": lambda m: ", ".join(m.heads),
+        "charges that are constrained to the total charge:": lambda m: (
+            "no" if m.long_range_options.constrain_charge == "none" else "yes"
+        ),
+    }
+    for name, fact in facts.items():
+        found = [fact(model) for model in models]
+        for number, value in enumerate(found):
+            if value != found[0]:
+                raise InputError(
+                    f"a committee needs models of the same kind: model {number} has {name} "
+                    f"{value}, the first has {found[0]}"
+                )
+
+    first = double_e0s(models[0])  # with another zero the mean is the energy of none
+    for number, model in enumerate(models):
+        difference = float((double_e0s(model).to(first) - first).abs().max())
+        if difference > _SAME_ZERO:
+            raise InputError(
+                f"a committee needs models of the same kind: atomic energies (E0s) of model "
+                f"{number} differ by {difference:.3g} eV from those of the first; train them with "
+                "the same --E0s"
+            )
+
+
+def field_vector(value: Any) -> Array:
+    """A uniform field, [3], V/Å.
+
+    Raises:
+        InputError: it is not three numbers.
+    """
+    field = np.array(value, dtype=float)
+    if field.shape != (3,) or not np.isfinite(field).all():
+        raise InputError(f"external_field must be three finite numbers in V/Å, got {value}")
+    return field
+
+
+def check_field(atoms: Atoms, field: np.ndarray, asked: set[str]) -> None:
+    """Refuse what is not defined in a field along periodic directions."""
+    refused = [name for name in UNDEFINED_IN_FIELD if name in asked]
+    if atoms.pbc.all() and refused:
+        raise InputError(
+            f"{refused[0]} in an external_field along a periodic direction: the energy of a charge "
+            "is not defined there. Ask for the forces, or for zero_field_energy, or set pbc to "
+            "F F F"
+        )
+    if atoms.pbc.sum() == 2:
+        axis = int(np.flatnonzero(~atoms.pbc)[0])
+        normal = np.cross(atoms.cell[(axis + 1) % 3], atoms.cell[(axis + 2) % 3])
+        normal /= np.linalg.norm(normal)
+        if np.linalg.norm(field - (field @ normal) * normal) > 1e-6 * np.linalg.norm(field):
+            raise InputError(
+                "external_field of a slab must be along its normal, "
+                f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
+                "Born charges that a field in the plane needs are not available for slabs"
+            )
+
+
+def expand(model_paths: Any) -> list[Path]:
+    """Files of a path, a pattern or a list of both, in order."""
+    given = [model_paths] if isinstance(model_paths, str | Path) else list(model_paths)
+    paths: list[Path] = []
+    for item in given:
+        found = sorted(glob(str(item))) if any(c in str(item) for c in "*?[") else [str(item)]
+        if not found:
+            raise InputError(f"model_paths: no file matches {item}")
+        paths += [Path(name) for name in found]
+    if not paths:
+        raise InputError("model_paths: give at least one .model file")
+    return paths
+
+
+def in_single_precision(atoms: Atoms, in_field: bool) -> Moved:
+    """The structure where single precision keeps its digits.
+
+    Args:
+        atoms: the structure.
+        in_field: whether there is an external field.
+
+    Raises:
+        InputError: there is no such place.
+    """
+    near = near_origin(atoms)
+    largest = float(np.abs(near.atoms.positions).max())
+    if largest > _LARGEST_SINGLE:
+        raise InputError(
+            f"atoms: coordinates of {largest:.0f} Å, which single precision holds to "
+            f"{largest * 6e-8:.0e} Å only; use default_dtype float64"
+        )
+    if near.by is not None and in_field and not atoms.pbc.all():
+        raise InputError(
+            "atoms: lie too far from the origin for an external_field in single precision; "
+            "centre them, or use default_dtype float64"
+        )
+    return near

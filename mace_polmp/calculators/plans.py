@@ -1,0 +1,55 @@
+"""The plan of the electrostatics that a calculator keeps while a structure moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from mace_polmp.electrostatics import Electrostatics, Plan
+
+_MARGIN = 0.03
+"""By how much lattice vectors of a cell that changes may grow before a new plan is made."""
+
+
+class PlanKeeper:
+    """Plans of one structure after another; the last is kept while it fits.
+
+    Args:
+        engines: of the models of a committee.
+    """
+
+    def __init__(self, engines: Sequence[Electrostatics]) -> None:
+        self._engines = engines
+        self._plan: Plan | None = None
+        self._cell: np.ndarray | None = None
+
+    def of(self, atoms: Atoms, cell: Tensor) -> Plan | None:
+        """The plan of a structure; None for a committee of different electrostatics.
+
+        Args:
+            atoms: the structure.
+            cell: [3, 3], Å, as the model gets it, on its device.
+        """
+        engine, *others = self._engines
+        settings = engine.settings()
+        if any(other.settings() != settings for other in others):
+            return None
+        here, counts = np.array(atoms.cell.array), [len(atoms)]
+        numbers = torch.from_numpy(here)[None], torch.from_numpy(np.array(atoms.pbc))[None]
+        plan = self._plan
+        if plan is None or plan.shape.settings != settings or plan.device != cell.device:
+            plan = engine.plan(*numbers, counts, device=cell.device)
+        elif not plan.covers(*numbers, counts):
+            changes = plan.shape.counts == tuple(counts)
+            margin = _MARGIN if changes else 0.0
+            plan = engine.plan(*numbers, counts, margin=margin, device=cell.device)
+        elif self._cell is None or not np.array_equal(here, self._cell):
+            plan = plan.without_cells()
+        elif not plan.geometry and not plan.is_open:  # the same cell again
+            plan = plan.for_cells(cell.reshape(1, 3, 3), cell.dtype)
+        self._plan, self._cell = plan, here
+        return plan

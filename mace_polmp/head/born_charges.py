@@ -1,0 +1,371 @@
+"""Born effective charges Z*[i, a, b] = ∂(ΩP_a)/∂r_{i,b} that do not depend on the supercell.
+
+The polarization is Ω P = Σ (q + Δq) r + Σ (μ + Δμ). Its dipole part is periodic and is simply
+differentiated. For the charge part every atom j whose charge changes when i moves counts with the
+vector from i to j's *right periodic image*,
+
+    Z^q_{i,ab} = q_i δ_ab + Σ_{j, images} (r_j − r_i)_a ∂q_j/∂r_{i,b}.
+
+A message-passing model gives that vector for nothing: a path from an edge to an atom runs over
+edges, and their vectors D_e add up to it. Let the tangent of every tensor m_e through which an edge
+reaches its receiver be multiplied by 1 + ε·D_e, with ε → 0: no value changes, and what a derivative
+picks up in first order of ε is the sum of the vectors of its path. (Scaling m_e itself would be
+wrong, since the blocks are not linear in the messages.) In a backward pass this is an addition to
+the gradients at the messages. With λ the gradients of Σ q, of one ordinary backward pass that also
+gives A_e = ∂(Σ q)/∂D_e, the pass for ε_a starts from zero and adds D_{e,a} λ_e at every message;
+what arrives at the positions is G_{i,ab}, and
+
+    Z^q_{i,ab} = q_i δ_ab + G_{i,ab} − Σ_{e: receiver i} D_{e,a} A_{e,b}.
+
+The last sum takes back the edge's own vector where it is the receiver that moves. Four backward
+passes in all, which also carry the dipole part.
+
+Induced charges Δq_j = −κ_j (φ_j − φ̄) are not local. Their first-order changes are −(φ_j − φ̄) δκ_j,
+local like q; −κ_j δφ_j with δφ_j from sources m_l, whose vectors are those to l along edges, then
+from l to j through the Coulomb sum. The latter is taken in the long-wavelength limit at zero
+macroscopic field (electrostatics/long_wavelength.py). δφ̄ is uniform and carries no polarization.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mace_polmp.electrostatics import Multipoles, Plan
+from mace_polmp.electrostatics.sums import AtomSums
+from mace_polmp.errors import InputError
+from mace_polmp.head.long_range import HeadOutput, LongRangeHead
+from mace_polmp.head.observables import (
+    atomic_dipoles,
+    polarizability_tensors,
+    screening_factor,
+    susceptibility,
+)
+from mace_polmp.head.tangents import Tangents
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """Structures whose Born charges are wanted.
+
+    Attributes:
+        positions: [n_atoms, 3], Å.
+        shifts: [n_edges, 3], Å: lattice vectors that an edge crosses; its vector is
+            positions[receiver] − positions[sender] + shifts.
+        edge_index: [2, n_edges], sender and receiver.
+        cell: [n_structures, 3, 3], Å.
+        pbc: [n_structures, 3] bool.
+        batch: [n_atoms] int64.
+        total_charge: [n_structures], e, of the sum rule; None for 0.
+        plan: of the electrostatics; None to make one.
+    """
+
+    positions: Tensor
+    shifts: Tensor
+    edge_index: Tensor
+    cell: Tensor
+    pbc: Tensor
+    batch: Tensor
+    total_charge: Tensor | None = None
+    plan: Plan | None = None
+
+
+class Backbone(Protocol):
+    """A model with a long-range head, at given structures."""
+
+    head: LongRangeHead
+    structures: Structures
+
+    def head_output(
+        self,
+        positions: Tensor,
+        shifts: Tensor,
+        shift: Tensor | None = None,
+        hold_shift: bool = False,
+    ) -> HeadOutput:
+        """The head's output for these positions and edge shifts, without a field.
+
+        Args:
+            positions, shifts: as of the structures, with derivatives.
+            shift, hold_shift: as of LongRangeHead.read.
+        """
+        ...
+
+    def followed(self, n_edges: int) -> AbstractContextManager[Tangents]:
+        """Follow the messages of the forward passes in this context."""
+        ...
+
+
+def born_charges(
+    backbone: Backbone,
+    epsilon_infinity: float | None = None,
+    divide_by_chi: bool = False,
+    sum_rule: bool = False,
+    training: bool = False,
+    known: Held | None = None,
+) -> Tensor:
+    """Born effective charges of a batch of structures.
+
+    Args:
+        backbone: a model at structures that are all open or all periodic.
+        epsilon_infinity: electronic permittivity ε∞; charges of periodic structures are multiplied
+            by √ε∞, which makes physical charges of latent ones. None for the model's own, 1 where
+            it was not given or learned.
+        divide_by_chi: divide them by √(1 + χ), see observables.screening_factor.
+        sum_rule: enforce the acoustic sum rule, see enforce_sum_rule.
+        training: keep what the derivative with respect to the model's parameters needs.
+        known: held values of the same structures from another pass, which spares one in training.
+
+    Returns:
+        [n_atoms, 3, 3], e; first index polarization, second displacement.
+
+    Raises:
+        InputError: a mixture of open and periodic structures; a slab; an impossible permittivity;
+            or a backbone whose messages cannot be followed.
+    """
+    structures = backbone.structures
+    pbc = structures.pbc
+    periodic = pbc.all(-1)
+    if bool((pbc.any(-1) & ~periodic).any()):
+        raise InputError(
+            "born_charges of a slab are not available in this version; set pbc to T T T"
+        )
+    if not bool(periodic.any()):
+        charges = _open(backbone, training)
+    elif bool(periodic.all()):
+        unit = torch.eye(3, dtype=structures.positions.dtype, device=pbc.device)
+        directions = unit[:, None].expand(-1, pbc.shape[0], -1)
+        charges, out = _periodic(backbone, directions, training=training, known=known)
+        charges = charges * _screening(backbone, out, epsilon_infinity, divide_by_chi)
+    else:
+        raise InputError("born_charges: give open and periodic structures in separate batches")
+    if not sum_rule:
+        return charges
+    total = None if bool(periodic.any()) else structures.total_charge
+    return enforce_sum_rule(charges, structures.batch, pbc.shape[0], total)
+
+
+def _screening(
+    backbone: Backbone, out: HeadOutput, epsilon_infinity: float | None, divide_by_chi: bool
+) -> Tensor:
+    """√ε_e of each atom's structure, [n_atoms, 1, 1]."""
+    structures, chi = backbone.structures, None
+    batch, positions = structures.batch, structures.positions
+    if divide_by_chi:
+        with torch.no_grad():
+            alpha = polarizability_tensors(out.response, batch.shape[0], positions)
+        chi = susceptibility(alpha, structures.cell, structures.pbc, batch)
+    epsilon = backbone.head.epsilon_infinity if epsilon_infinity is None else epsilon_infinity
+    factor = screening_factor(chi, structures.pbc, epsilon).to(positions.dtype)
+    return factor[batch, None, None]
+
+
+def acoustic_sum(charges: Tensor, batch: Tensor, n_structures: int) -> Tensor:
+    """Σ_i Z*_i, [n_structures, 3, 3], e: zero for a neutral structure, else its charge times 1."""
+    return AtomSums(batch, n_structures).total(charges)
+
+
+def enforce_sum_rule(
+    charges: Tensor, batch: Tensor, n_structures: int, total_charge: Tensor | None = None
+) -> Tensor:
+    """Subtract from every atom the same tensor, so that Σ_i Z*_i is the total charge times 1.
+
+    Args:
+        charges: [n_atoms, 3, 3], e.
+        batch: [n_atoms] int64.
+        n_structures: the number of structures.
+        total_charge: [n_structures], e; None for neutral structures.
+    """
+    sums = AtomSums(batch, n_structures)
+    excess = sums.total(charges)
+    if total_charge is not None:
+        excess = excess - torch.diag_embed(total_charge[:, None].expand(-1, 3))
+    counts = sums.counts().clamp(min=1)
+    return charges - sums.at_atoms(excess / counts[:, None, None])
+
+
+def _leaves(structures: Structures) -> tuple[Tensor, Tensor]:
+    """Positions and shifts to differentiate by."""
+    positions, shifts = (
+        x.detach().clone().requires_grad_(True) for x in (structures.positions, structures.shifts)
+    )
+    return positions, shifts
+
+
+def _open(backbone: Backbone, training: bool) -> Tensor:
+    """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ)."""
+    positions, shifts = _leaves(backbone.structures)
+    dipole = backbone.head_output(positions, shifts).dipole.sum(0)
+    rows = [_gradient(dipole[a], positions, a < 2, training) for a in range(3)]
+    return torch.stack(rows, dim=1)
+
+
+def field_on_charges(backbone: Backbone, field: Tensor) -> Tensor:
+    """Forces of a uniform field on the charges of periodic structures, [n_atoms, 3], eV/Å.
+
+    Σ_a F_a Z*_{i,ab} without the dipoles' part of Z*, whose energy in the field is defined and
+    part of the model's; induced charges included. Costs about as much as the forces.
+
+    Args:
+        backbone: a model at fully periodic structures.
+        field: [n_structures, 3], V/Å.
+    """
+    return _periodic(backbone, field[None], dipoles=False)[0][:, 0]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Values that stay what they are while positions change, though not while parameters do.
+
+    Attributes:
+        multipoles: the permanent multipoles.
+        softness: κ, [n_atoms], or None without induced charges.
+        potential: φ − φ̄, [n_atoms].
+        weights: ∂(Σ −κφ)/∂m of each kind of multipole.
+        charge_shift: λ of constrain_charge, [n_structures], or None.
+    """
+
+    multipoles: Multipoles
+    softness: Tensor | None
+    potential: Tensor | None
+    weights: list[Tensor]
+    charge_shift: Tensor | None
+
+    def select(self, structures: Tensor, atoms: Tensor) -> Held:
+        """Those of some structures.
+
+        Args:
+            structures: [n_structures] bool, which.
+            atoms: the numbers of their atoms.
+        """
+        return Held(
+            self.multipoles.select(atoms),
+            None if self.softness is None else self.softness[atoms],
+            None if self.potential is None else self.potential[atoms],
+            [weight[atoms] for weight in self.weights],
+            None if self.charge_shift is None else self.charge_shift[structures],
+        )
+
+    @classmethod
+    def of(cls, head: LongRangeHead, seen: HeadOutput, training: bool) -> Held:
+        """From what a forward pass gave; in training from one that does not see the positions."""
+        multipoles, softness = seen.multipoles, seen.response.softness
+        potential = seen.result.potential
+        weights: list[Tensor] = []
+        if softness is not None:
+            assert potential is not None
+            induced = -(_unseen(softness, training) * potential).sum()
+            weights = [
+                _unseen(weight, training)
+                for weight in torch.autograd.grad(
+                    induced, _sources(multipoles), retain_graph=True, create_graph=training
+                )
+            ]
+            softness, potential = _unseen(softness, training), _unseen(potential, training)
+            if head.options.conserves_charge:
+                potential = potential - _mean(softness, potential, seen.sums)
+        dipole, quadrupole = (
+            None if value is None else _unseen(value, training)
+            for value in (multipoles.dipole, multipoles.quadrupole)
+        )
+        kept = Multipoles(_unseen(multipoles.charge, training), dipole, quadrupole)
+        return cls(kept, softness, potential, weights, seen.charge_shift)
+
+
+def _unseen(tensor: Tensor, training: bool) -> Tensor:
+    return tensor if training else tensor.detach()
+
+
+def _sources(multipoles: Multipoles) -> list[Tensor]:
+    return [value for value in vars(multipoles).values() if value is not None]
+
+
+def _periodic(
+    backbone: Backbone,
+    directions: Tensor,
+    dipoles: bool = True,
+    training: bool = False,
+    known: Held | None = None,
+) -> tuple[Tensor, HeadOutput]:
+    """Σ_a d_a Z*_{i,ab} for directions d of the polarization, [n_atoms, n_directions, 3].
+
+    Args:
+        backbone, training, known: as of born_charges.
+        directions: [n_directions, n_structures, 3].
+        dipoles: whether to include the polarization of dipoles.
+
+    Returns:
+        The tensors, and the head's output.
+    """
+    structures = backbone.structures
+    positions, shifts = _leaves(structures)
+    sender, receiver = structures.edge_index[0], structures.edge_index[1]
+    with torch.no_grad():
+        vectors = structures.positions[receiver] - structures.positions[sender] + structures.shifts
+    held = known
+    if training and held is None:  # values that follow the parameters, not the positions
+        held = Held.of(backbone.head, backbone.head_output(*_leaves(structures)), training)
+    with backbone.followed(vectors.shape[0]) as tangents:
+        # λ of charge constraints is uniform: its change carries no polarization.
+        shift = None if held is None else held.charge_shift
+        out = backbone.head_output(positions, shifts, shift, hold_shift=True)
+    if held is None:
+        held = Held.of(backbone.head, out, training)
+    local = _local_sum(held, out)
+    multipoles = out.multipoles
+    moment = torch.zeros_like(directions[0])
+    if dipoles:
+        moment = moment + out.sums.total(atomic_dipoles(multipoles, out.result))
+    if held.softness is not None:
+        engine, cell = backbone.head.electrostatics, structures.cell.detach()
+        plan = structures.plan
+        if plan is None:
+            plan = engine.plan_of(cell, structures.pbc, structures.batch)
+        operator = engine.prepare(plan, positions, cell)
+        moment = moment + operator.induced_charge_moment(multipoles, held.multipoles, held.softness)
+    by_edge = _gradient(local, shifts, True, training)
+    charge = _unseen(out.charges, training)
+    batch = structures.batch
+    columns = []
+    for number, direction in enumerate(directions):
+        projected = (vectors * direction[batch[sender]]).sum(-1)
+        tangents.projected = projected
+        # Zero times the local sum: its paths are walked, and gain what is added at the messages.
+        value = (moment * direction).sum() + 0.0 * local
+        column = _gradient(value, positions, number + 1 < len(directions), training)
+        column = column.index_add(0, receiver, -projected[:, None] * by_edge)
+        columns.append(column + charge[:, None] * direction[batch])
+    tangents.finished = True
+    return torch.stack(columns, dim=1), out
+
+
+def _local_sum(held: Held, out: HeadOutput) -> Tensor:
+    """The sum whose changes through edges change Σ (q + Δq): a scalar, linear in what is local.
+
+    Σ q − (φ − φ̄) κ + c·m, with c_l = ∂(Σ_j −κ_j φ_j)/∂m_l of every source m_l, all weights held.
+    """
+    total = out.multipoles.charge.sum()
+    if out.response.softness is None or held.potential is None:
+        return total
+    for source, weight in zip(_sources(out.multipoles), held.weights, strict=True):
+        total = total + (weight * source).sum()
+    return total - (held.potential * out.response.softness).sum()
+
+
+def _mean(softness: Tensor, potential: Tensor, sums: AtomSums) -> Tensor:
+    """φ̄ = Σκφ/Σκ of each atom's structure, [n_atoms]."""
+    total, weighted = sums.total(torch.stack([softness, softness * potential], 1)).unbind(1)
+    return sums.at_atoms(weighted / total.where(total > 0, 1.0))
+
+
+def _gradient(value: Tensor, leaf: Tensor, retain: bool, training: bool = False) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    (gradient,) = torch.autograd.grad(
+        value, leaf, retain_graph=retain or training, create_graph=training, allow_unused=True
+    )
+    return torch.zeros_like(leaf) if gradient is None else gradient

@@ -1,0 +1,175 @@
+"""Convolutions of node scalars along the edges of the graph: what readouts need beyond atoms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from e3nn import o3
+from torch import Tensor
+
+from mace_polmp.head.electronegativity import electropositivity
+
+HIDDEN = 32
+CHANNELS = 16
+
+# Charge transfer: widths of the bells that it decays with (Å); the start moves so much charge (e)
+# along the second of them per unit of electronegativity; size of everything else at the start.
+_WIDTHS = (1.0, 1.5, 2.2, 3.2, 4.5)
+_BOND, _BOND_CHARGE, _OTHERS = 1, 0.2, 0.3
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The edges of the graph as the lift sees them.
+
+    Attributes:
+        index: [2, n_edges], sender and receiver.
+        vectors: [n_edges, 3], receiver minus sender, Å.
+        features: [n_edges, n_radial], the backbone's radial embedding, zero at the cutoff.
+        cutoff: [n_edges, 1], the backbone's cutoff function where features do not contain it.
+        harmonics: [n_edges, (l + 1)²], real spherical harmonics of the vectors' directions of
+            degrees 0 … l, e3nn's with normalization "component", where the backbone has them.
+    """
+
+    index: Tensor
+    vectors: Tensor
+    features: Tensor
+    cutoff: Tensor | None = None
+    harmonics: Tensor | None = None
+
+
+def _sum_over(messages: Tensor, receiver: Tensor, n_atoms: int) -> Tensor:
+    """The sum of the messages to each atom, [n_atoms, n]."""
+    return messages.new_zeros(n_atoms, messages.shape[1]).index_add(0, receiver, messages)
+
+
+class EquivariantLift(torch.nn.Module):
+    """V_i[c, lm] = Σ_j R_cl(r_ij) h_jc Y_lm(r_ij)/√(mean number of neighbours).
+
+    Args:
+        n_scalars: node scalars it reads.
+        n_radial: width of the radial embedding.
+        degrees: the l wanted.
+        avg_num_neighbors: the backbone's.
+    """
+
+    def __init__(
+        self, n_scalars: int, n_radial: int, degrees: list[int], avg_num_neighbors: float
+    ) -> None:
+        super().__init__()
+        self.degrees = degrees
+        self.norm = 1.0 / math.sqrt(max(avg_num_neighbors, 1.0))
+        self.node_linear = torch.nn.Linear(n_scalars, CHANNELS)
+        # No bias: with the radial embedding the messages vanish smoothly at the cutoff.
+        self.radial = torch.nn.Sequential(
+            torch.nn.Linear(n_radial, HIDDEN, bias=False),
+            torch.nn.SiLU(),
+            torch.nn.Linear(HIDDEN, CHANNELS * len(degrees), bias=False),
+        )
+        self.messages = torch.nn.Identity()  # what passes here is one message per edge
+        self.harmonics = o3.SphericalHarmonics(degrees, normalize=True, normalization="component")
+
+    def take_over(self, other: EquivariantLift) -> None:
+        """Become what another lift of the same backbone is, for the degrees that it has."""
+        self.node_linear.load_state_dict(other.node_linear.state_dict())
+        self.radial[0].load_state_dict(other.radial[0].state_dict())
+        outer, former = self.radial[-1], other.radial[-1]
+        assert isinstance(outer, torch.nn.Linear) and isinstance(former, torch.nn.Linear)
+        last, before = outer.weight, former.weight
+        with torch.no_grad():
+            for position, degree in enumerate(other.degrees):
+                if degree in self.degrees:
+                    mine = self.degrees.index(degree) * CHANNELS
+                    rows = before[position * CHANNELS : (position + 1) * CHANNELS]
+                    last[mine : mine + CHANNELS] = rows.to(last)
+
+    def forward(self, scalars: Tensor, edges: Edges) -> dict[int, Tensor]:
+        """{l: [n_atoms, channels, 2l + 1]}."""
+        sender, receiver = edges.index[0], edges.index[1]
+        radial = self.radial(edges.features)
+        if edges.cutoff is not None:
+            radial = radial * edges.cutoff
+        weights = radial.view(-1, len(self.degrees), CHANNELS)
+        weights = weights * (self.norm * self.node_linear(scalars))[sender][:, None]
+        harmonics, start = edges.harmonics, 0
+        known = harmonics is not None and harmonics.shape[1] >= (max(self.degrees) + 1) ** 2
+        if harmonics is None or not known:
+            harmonics = self.harmonics(edges.vectors)
+        out = {}
+        for position, degree in enumerate(self.degrees):
+            width = 2 * degree + 1
+            start = degree**2 if known else start
+            part = harmonics[:, None, start : start + width]
+            messages = self.messages((weights[:, position, :, None] * part).flatten(1))
+            out[degree] = _sum_over(messages, receiver, scalars.shape[0]).view(-1, CHANNELS, width)
+            start += width
+        return out
+
+
+class ChargeTransfer(torch.nn.Module):
+    """Charges that move along edges: q_i = Σ_j Σ_c w_c(r_ij) (b_ic a_jc − a_ic b_jc).
+
+    What one atom gains another loses: the charges of every molecule out of reach of others sum to
+    zero whatever the weights, which sums of independent atomic charges learn only slowly. a and b
+    are linear in the node scalars with a constant for each element; w_c is a sum of Gaussians times
+    a polynomial that vanishes with two derivatives at the cutoff. The start moves charge to the
+    more electronegative atom of a bond.
+
+    Args:
+        n_scalars: node scalars it reads.
+        atomic_numbers: the model's elements.
+        cutoff: the backbone's, Å.
+    """
+
+    widths: Tensor
+
+    def __init__(self, n_scalars: int, atomic_numbers: list[int], cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.node_linear = torch.nn.Linear(n_scalars, 2 * CHANNELS, bias=False)
+        self.element_bias = torch.nn.Parameter(torch.zeros(len(atomic_numbers), 2 * CHANNELS))
+        self.radial = torch.nn.Parameter(_OTHERS * torch.randn(len(_WIDTHS), CHANNELS))
+        self.messages = torch.nn.Identity()  # what passes here is one message per edge
+        dtype = torch.get_default_dtype()
+        self.register_buffer("widths", torch.tensor(_WIDTHS, dtype=dtype), persistent=False)
+        with torch.no_grad():
+            self.node_linear.weight *= _OTHERS
+            self.node_linear.weight[[0, CHANNELS]] = 0.0
+            start = torch.tensor(electropositivity(atomic_numbers), dtype=dtype)
+            self.element_bias[:, 0] = -_BOND_CHARGE * start
+            self.element_bias[:, CHANNELS] = 1.0
+            self.radial[:, 0] = 0.0
+            self.radial[_BOND, 0] = 1.0
+
+    def rescale(self, scale: float) -> None:
+        """Multiply the charges by a factor."""
+        with torch.no_grad():
+            self.radial.mul_(scale)
+
+    def take_over(self, other: ChargeTransfer, columns: list[int]) -> None:
+        """Become what another one of the same backbone is.
+
+        Args:
+            other: the other one.
+            columns: of each own element, its place among those of the other.
+        """
+        with torch.no_grad():
+            self.node_linear.load_state_dict(other.node_linear.state_dict())
+            self.radial.copy_(other.radial)
+            self.element_bias.copy_(other.element_bias[columns])
+
+    def forward(self, scalars: Tensor, node_attrs: Tensor, edges: Edges) -> Tensor:
+        """Charges, [n_atoms], e."""
+        sender, receiver = edges.index[0], edges.index[1]
+        pair = self.node_linear(scalars) + node_attrs @ self.element_bias
+        lengths = torch.linalg.vector_norm(edges.vectors, dim=-1, keepdim=True)
+        inside = (1.0 - (lengths / self.cutoff) ** 2).clamp(min=0.0) ** 3
+        weights = (torch.exp(-((lengths / self.widths) ** 2)) * inside) @ self.radial
+        messages = self.messages(weights.repeat(1, 2) * pair[sender])
+        summed = _sum_over(messages, receiver, scalars.shape[0])
+        a, b = pair.chunk(2, dim=1)
+        sum_a, sum_b = summed.chunk(2, dim=1)
+        charges: Tensor = (b * sum_a - a * sum_b).sum(1)
+        return charges

@@ -1,0 +1,305 @@
+"""The head as a module: node features of a backbone in, long-range energy and observables out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from e3nn import o3
+from torch import Tensor
+
+from mace_polmp.electrostatics import (
+    Electrostatics,
+    ElectrostaticsResult,
+    Multipoles,
+    Plan,
+    ResponseCoefficients,
+)
+from mace_polmp.electrostatics.engine import acting_on_charges
+from mace_polmp.electrostatics.sums import AtomSums
+from mace_polmp.head.convolutions import Edges
+from mace_polmp.head.observables import (
+    atomic_dipoles,
+    charge_shift,
+    neutral_slabs,
+    polarizability_tensors,
+    total_dipole,
+)
+from mace_polmp.head.options import LEARN, LongRangeOptions
+from mace_polmp.head.readouts import MultipoleReadouts
+
+
+@dataclass(frozen=True, eq=False)
+class HeadInput:
+    """What a backbone gives to the head.
+
+    Attributes:
+        positions: [n_atoms, 3], Å; those that energies are differentiated by.
+        cell: [n_structures, 3, 3], Å, rows are lattice vectors; ignored in open structures.
+        pbc: [n_structures, 3] bool.
+        batch: [n_atoms] int64, the structure of each atom.
+        node_feats: [n_atoms, n_features], the features of all layers one after the other.
+        node_attrs: [n_atoms, n_elements], one-hot, in the order of the head's atomic numbers.
+        edges: of the graph; None where the head needs none (see LongRangeHead.needs_edges).
+        total_charge: [n_structures], e, what constrain_charge sums to; None for 0.
+        external_field: [n_structures, 3], V/Å, or None. Its energy is −D·F − ½ F·α·F with the
+            dipole and polarizability of the model; along periodic directions it acts on dipoles.
+        plan: of the structures, see Electrostatics.plan; None to make one, which waits for the
+            device.
+    """
+
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+    batch: Tensor
+    node_feats: Tensor
+    node_attrs: Tensor
+    edges: Edges | None = None
+    total_charge: Tensor | None = None
+    external_field: Tensor | None = None
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HeadOutput:
+    """Multipoles, response and long-range energy; observables are computed where asked for.
+
+    Attributes:
+        multipoles: permanent ones, as they enter the energy.
+        response: coefficients.
+        result: of the electrostatics.
+        charge_shift: λ of constrain_charge, [n_structures]; None without that constraint.
+        positions: [n_atoms, 3], Å.
+        sums: over the atoms.
+    """
+
+    multipoles: Multipoles
+    response: ResponseCoefficients
+    result: ElectrostaticsResult
+    charge_shift: Tensor | None
+    positions: Tensor
+    sums: AtomSums
+
+    @property
+    def energy(self) -> Tensor:
+        """Long-range energy, [n_structures], eV."""
+        return self.result.energy
+
+    @cached_property
+    def charges(self) -> Tensor:
+        """Permanent plus induced charges, [n_atoms], e."""
+        return self.multipoles.charge + self.result.induced_charge
+
+    @cached_property
+    def atomic_dipoles(self) -> Tensor:
+        """Permanent plus induced dipoles, [n_atoms, 3], e Å."""
+        return atomic_dipoles(self.multipoles, self.result)
+
+    @property
+    def atomic_quadrupoles(self) -> Tensor:
+        """[n_atoms, 3, 3], e Å²; zero without quadrupoles."""
+        if self.multipoles.quadrupole is None:
+            return self.positions.new_zeros(len(self.positions), 3, 3)
+        return self.multipoles.quadrupole
+
+    @property
+    def softness(self) -> Tensor:
+        """κ, [n_atoms], e²/eV; zero without induced charges."""
+        if self.response.softness is None:
+            return torch.zeros_like(self.multipoles.charge)
+        return self.response.softness
+
+    @cached_property
+    def atomic_polarizabilities(self) -> Tensor:
+        """α, [n_atoms, 3, 3], e² Å²/eV; zero without induced dipoles."""
+        return polarizability_tensors(self.response, len(self.positions), self.positions)
+
+    @cached_property
+    def dipole(self) -> Tensor:
+        """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates."""
+        return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
+
+    @cached_property
+    def polarizability(self) -> Tensor:
+        """Σ α, [n_structures, 3, 3], e² Å²/eV."""
+        return self.sums.total(self.atomic_polarizabilities)
+
+
+class LongRangeHead(torch.nn.Module):
+    """Readouts of latent multipoles and their electrostatics, for any backbone.
+
+    The energy is E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746) of smeared multipoles.
+
+    Args:
+        options: settings; the defaults if None.
+        layer_irreps: irreps of each layer's node features, one after the other in node_feats.
+        atomic_numbers: the elements.
+        n_radial: width of Edges.features.
+        avg_num_neighbors: mean number of neighbours.
+        cutoff: of the graph, Å.
+        initial_scale: size of the initial output, 1 from scratch, small for a trained backbone.
+        layout: of node features, "mul_ir" or "ir_mul".
+
+    Attributes:
+        options, readouts, electrostatics: its parts.
+    """
+
+    def __init__(
+        self,
+        options: LongRangeOptions | None,
+        layer_irreps: Sequence[str | o3.Irreps],
+        atomic_numbers: Sequence[int],
+        n_radial: int,
+        avg_num_neighbors: float,
+        cutoff: float,
+        initial_scale: float = 1.0,
+        layout: str = "mul_ir",
+    ) -> None:
+        super().__init__()
+        self.options = options or LongRangeOptions()
+        self.electrostatics: Electrostatics = self.options.make_engine()
+        self.readouts = MultipoleReadouts(
+            layer_irreps=[o3.Irreps(str(irreps)) for irreps in layer_irreps],
+            options=self.options,
+            atomic_numbers=[int(z) for z in atomic_numbers],
+            n_radial=n_radial,
+            avg_num_neighbors=avg_num_neighbors,
+            cutoff=cutoff,
+            initial_scale=initial_scale,
+            layout=layout,
+        )
+        self.raw_permittivity: torch.nn.Parameter | None = None
+        if self.options.epsilon_infinity == LEARN:
+            # ε∞ = 1 + softplus of this
+            self.raw_permittivity = torch.nn.Parameter(torch.zeros(()))
+
+    @classmethod
+    def of_parts(
+        cls,
+        options: LongRangeOptions,
+        readouts: MultipoleReadouts,
+        electrostatics: Electrostatics,
+        raw_permittivity: torch.nn.Parameter | None,
+    ) -> LongRangeHead:
+        """A head of parts that are there, as in model files of earlier versions."""
+        head = cls.__new__(cls)
+        torch.nn.Module.__init__(head)
+        head.options, head.readouts, head.electrostatics = options, readouts, electrostatics
+        head.raw_permittivity = raw_permittivity
+        return head
+
+    @property
+    def needs_edges(self) -> bool:
+        """Whether forward needs the edges of the graph."""
+        return self.readouts.needs_edges
+
+    @property
+    def epsilon_infinity(self) -> Tensor | float:
+        """The electronic permittivity that the head was given, or learned from Born charges."""
+        epsilon = self.options.epsilon_infinity
+        if isinstance(epsilon, str):
+            assert self.raw_permittivity is not None
+            return 1.0 + torch.nn.functional.softplus(self.raw_permittivity)
+        return epsilon
+
+    def permittivity(self) -> float:
+        """epsilon_infinity as a number."""
+        epsilon = self.epsilon_infinity
+        return float(epsilon.detach() if isinstance(epsilon, Tensor) else epsilon)
+
+    def set_permittivity(self, epsilon_infinity: float) -> None:
+        """Where a learned permittivity starts."""
+        excess = max(epsilon_infinity - 1.0, 1e-3)
+        assert self.raw_permittivity is not None
+        with torch.no_grad():
+            self.raw_permittivity.fill_(math.log(math.expm1(excess)))
+
+    def own_parameters(self) -> list[torch.nn.Parameter]:
+        """Its parameters, those of the readouts first."""
+        own = list(self.readouts.parameters())
+        if self.raw_permittivity is not None:
+            own.append(self.raw_permittivity)
+        return own
+
+    def read(
+        self, inputs: HeadInput, shift: Tensor | None = None, hold_shift: bool = False
+    ) -> tuple[Multipoles, ResponseCoefficients, Tensor | None]:
+        """Permanent multipoles, response coefficients and λ of constrain_charge.
+
+        Args:
+            inputs: of the backbone.
+            shift: λ [n_structures] where it is known.
+            hold_shift: whether λ, where it is not known, has no derivatives.
+        """
+        multipoles, response = self.readouts(inputs.node_feats, inputs.node_attrs, inputs.edges)
+        if self.options.constrain_charge != "none":
+            sums = AtomSums(inputs.batch, inputs.pbc.shape[0])
+            weight = torch.ones_like(multipoles.charge)
+            if self.options.constrain_charge == "softness":
+                assert response.softness is not None
+                weight = response.softness
+            if shift is None:
+                total = inputs.total_charge
+                if total is None:
+                    total = inputs.positions.new_zeros(inputs.pbc.shape[0])
+                total = total.view(-1).to(inputs.positions)
+                shift = charge_shift(multipoles.charge, weight, total, sums)
+                shift = shift.detach() if hold_shift else shift
+            charge = multipoles.charge + sums.at_atoms(shift) * weight
+            multipoles = replace(multipoles, charge=charge)
+        if not self.options.induces_charges:
+            response = replace(response, softness=None)
+        return multipoles, response, shift
+
+    def forward(
+        self, inputs: HeadInput, shift: Tensor | None = None, hold_shift: bool = False
+    ) -> HeadOutput:
+        """Multipoles and their electrostatics.
+
+        The charges of a slab are shifted by one number so that they sum to zero: the energy of a
+        charged slab is not defined, and nothing makes latent charges neutral. (In a fully periodic
+        cell the uniform background does the same.)
+
+        Args:
+            inputs: of the backbone.
+            shift, hold_shift: as of read.
+
+        Raises:
+            ValueError: structures that the electrostatics cannot evaluate.
+        """
+        multipoles, response, shift = self.read(inputs, shift, hold_shift)
+        where = (inputs.positions, inputs.cell, inputs.pbc, inputs.batch)
+        plan = inputs.plan
+        if plan is None:
+            plan = self.electrostatics.checked_plan(*where)
+        multipoles = neutral_slabs(multipoles, plan)
+        field = inputs.external_field
+        result = self.electrostatics(
+            *where,
+            multipoles,
+            response=response,
+            external_field=field,
+            conserve_charge=self.options.conserves_charge,
+            with_field=False,
+            plan=plan,
+        )
+        if field is not None and response.softness is not None:
+            result = _with_field_on_induced_charges(inputs, result, plan.sums)
+        return HeadOutput(multipoles, response, result, shift, inputs.positions, plan.sums)
+
+
+def _with_field_on_induced_charges(
+    inputs: HeadInput, result: ElectrostaticsResult, sums: AtomSums
+) -> ElectrostaticsResult:
+    """Add −Σ Δq_i r_i·F: first order in the field, so that −∂E/∂F is the whole dipole."""
+    assert inputs.external_field is not None
+    field = sums.at_atoms(acting_on_charges(inputs.external_field, inputs.cell, inputs.pbc))
+    energy = sums.total(-result.induced_charge * (inputs.positions * field).sum(-1))
+    return replace(
+        result,
+        energy=result.energy + energy,
+        energy_induced_charge=result.energy_induced_charge + energy,
+    )

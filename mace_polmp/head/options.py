@@ -1,0 +1,164 @@
+"""The options of the long-range head: one dataclass from which flags, YAML and checkpoints come."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mace_polmp.electrostatics.engine import SOLVERS, Electrostatics
+from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
+from mace_polmp.errors import InputError
+
+LEARN = "learn"
+
+
+def option(
+    default: Any,
+    help: str,
+    parse: Callable[[str], Any] | None = None,
+    choices: tuple[Any, ...] | None = None,
+    kind: str = "length in Å",
+    limits: tuple[float, float] = (0.0, math.inf),
+) -> Any:
+    """A field of a dataclass of options, with what its flag needs."""
+    metadata = {"help": help, "type": parse, "choices": choices, "kind": kind, "limits": limits}
+    return field(default=default, metadata=metadata)
+
+
+def choose(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse a value that is not among the choices.
+
+    Raises:
+        InputError: names the nearest valid one.
+    """
+    if value not in choices or isinstance(value, bool):
+        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0)
+        raise InputError(
+            f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}; did you mean "
+            f"{near[0]}?"
+        )
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
+@dataclass(frozen=True)
+class LongRangeOptions:
+    """Settings of the long-range electrostatics.
+
+    Raises:
+        InputError: a value that is not among the valid ones; names the nearest valid one.
+    """
+
+    multipole_lmax: int = option(
+        2, "highest latent multipole: 0 charges, 1 and dipoles, 2 and quadrupoles", int, (0, 1, 2)
+    )
+    charge_readout: str = option(
+        "transfer",
+        "charges read from each atom alone, or also moved along edges from one atom to another, "
+        "which keeps molecules neutral until the data say otherwise",
+        str,
+        ("transfer", "atomic"),
+    )
+    induced: str = option(
+        "both",
+        "linear response to the potential (induced charges) and the field (induced dipoles)",
+        str,
+        ("none", "charge", "dipole", "both"),
+    )
+    polarizability: str = option(
+        "isotropic",
+        "atomic polarizability: a number or a symmetric tensor",
+        str,
+        ("isotropic", "anisotropic"),
+    )
+    conserve_charge: bool = option(False, "induced charges of a structure sum to zero")
+    constrain_charge: str = option(
+        "none",
+        "let permanent charges sum to total_charge of each structure (0 where it has none), the "
+        "difference spread in proportion to the softness of the atoms, or uniformly; induced "
+        "charges then sum to zero",
+        str,
+        ("none", "softness", "uniform"),
+    )
+    epsilon_infinity: float | str = option(
+        1.0,
+        "electronic permittivity by whose square root Born charges of periodic structures are "
+        "multiplied: a number of 1 or more, or 'learn' to fit it to their labels",
+        lambda text: text if text == LEARN else float(text),
+        kind="permittivity",
+    )
+    smearing: float = option(
+        1.0, "width of the Gaussian of every multipole (Ang)", float, limits=(0.05, 20.0)
+    )
+    kspace_spacing: float = option(
+        2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Ang)", float, limits=(0.05, 20.0)
+    )
+    long_range_solver: str = option(
+        "auto",
+        "solver of periodic structures: direct sum, particle mesh, or what is faster",
+        str,
+        SOLVERS,
+    )
+    mesh_accuracy: float = option(
+        DEFAULT_ACCURACY,
+        "relative force error of the particle mesh on random multipoles",
+        float,
+        kind="number",
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.metadata["choices"] is not None:
+                choose(f.name, value, f.metadata["choices"])
+            if f.metadata["type"] is float and not _is_positive(value):
+                raise InputError(f"{f.name} must be a positive {f.metadata['kind']}, got {value!r}")
+            low, high = f.metadata["limits"]
+            if f.metadata["type"] is float and not low <= value <= high:
+                raise InputError(
+                    f"{f.name} must be a {f.metadata['kind']} from {low} to {high}, got {value!r}"
+                )
+            if f.metadata["type"] is None and not isinstance(value, bool):
+                raise InputError(f"{f.name} must be true or false, got {value!r}")
+        permittivity = self.epsilon_infinity
+        is_one = isinstance(permittivity, int | float) and math.isfinite(permittivity)
+        if permittivity != LEARN and not (is_one and float(permittivity) >= 1.0):
+            raise InputError(
+                f"epsilon_infinity must be a number of 1 or more, or {LEARN}, got {permittivity!r}"
+            )
+        try:
+            window_width(self.mesh_accuracy)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def make_engine(self) -> Electrostatics:
+        """The electrostatics with these settings."""
+        return Electrostatics(
+            smearing=self.smearing,
+            kspace_spacing=self.kspace_spacing,
+            solver=self.long_range_solver,
+            mesh_accuracy=self.mesh_accuracy,
+        )
+
+    @property
+    def conserves_charge(self) -> bool:
+        """Whether induced charges of a structure sum to zero."""
+        return self.conserve_charge or self.constrain_charge != "none"
+
+    @property
+    def reads_softness(self) -> bool:
+        """Whether anything depends on the softness of atoms."""
+        return self.induces_charges or self.constrain_charge == "softness"
+
+    @property
+    def induces_charges(self) -> bool:
+        return self.induced in ("charge", "both")
+
+    @property
+    def induces_dipoles(self) -> bool:
+        return self.induced in ("dipole", "both")
