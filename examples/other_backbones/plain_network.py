@@ -38,6 +38,8 @@ class PlainNetwork(Backbone):
         n_radial: radial functions.
     """
 
+    e0s: Tensor
+
     def __init__(
         self,
         statistics: Statistics,

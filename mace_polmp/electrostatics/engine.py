@@ -286,21 +286,24 @@ class Electrostatics(torch.nn.Module):
                 positions, sums, multipoles, external_field, acting
             )
 
-        zero = torch.zeros_like(permanent)
-        charge, energy_charge = torch.zeros_like(positions[:, 0]), zero
-        dipole, energy_dipole = torch.zeros_like(positions), zero
+        energy = permanent
         if softness is not None:
             assert potential is not None
             charge, energy_charge = induced_charges(softness, potential, sums, conserve_charge)
+            energy = energy + energy_charge
+        else:
+            charge, energy_charge = positions.new_zeros(len(positions)), torch.zeros_like(permanent)
         if polarizability is not None:
             assert field is not None
+            acting = field
             if external_field is not None:
-                field_there = field + sums.at_atoms(external_field)
-            else:
-                field_there = field
-            dipole, energy_dipole = induced_dipoles(polarizability, field_there, sums)
+                acting = field + sums.at_atoms(external_field)
+            dipole, energy_dipole = induced_dipoles(polarizability, acting, sums)
+            energy = energy + energy_dipole
+        else:
+            dipole, energy_dipole = torch.zeros_like(positions), torch.zeros_like(permanent)
         return ElectrostaticsResult(
-            energy=permanent + energy_charge + energy_dipole,
+            energy=energy,
             energy_permanent=permanent,
             energy_induced_charge=energy_charge,
             energy_induced_dipole=energy_dipole,

@@ -9,11 +9,11 @@ and the sums run over blocks of atoms, so that memory stays bounded.
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.moments import add_up, evaluate, from_cube, order_of, to_cube
 from mace_polmp.electrostatics.packing import Packing, blocks
 
@@ -22,20 +22,19 @@ _BLOCK_CPU = 2**19
 _BLOCK_GPU = 2**25
 
 
-@cache
+@kept()
 def _frequencies(
     limits: tuple[int, int, int], order: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All n_1, n_2, n_3 one after the other, the axis of each, and (2πi n)^a [order + 1, n]."""
-    with torch.inference_mode(False):
-        n1, n2, n3 = limits
-        parts = [torch.arange(-n1, n1 + 1), torch.arange(-n2, n2 + 1), torch.arange(n3 + 1)]
-        n = torch.cat(parts).double()
-        axis = torch.repeat_interleave(torch.arange(3), torch.tensor([len(p) for p in parts]))
-        powers = (2j * math.pi * n) ** torch.arange(order + 1)[:, None]
-        powers[0] = 1.0
-        angles = (2.0 * math.pi * n).to(dtype=dtype, device=device)
-        return angles, axis.to(device), powers.to(dtype=_complex(dtype), device=device)
+    n1, n2, n3 = limits
+    parts = [torch.arange(-n1, n1 + 1), torch.arange(-n2, n2 + 1), torch.arange(n3 + 1)]
+    n = torch.cat(parts).double()
+    axis = torch.repeat_interleave(torch.arange(3), torch.tensor([len(p) for p in parts]))
+    powers = (2j * math.pi * n) ** torch.arange(order + 1)[:, None]
+    powers[0] = 1.0
+    angles = (2.0 * math.pi * n).to(dtype=dtype, device=device)
+    return angles, axis.to(device), powers.to(dtype=_complex(dtype), device=device)
 
 
 class PlaneWaves:

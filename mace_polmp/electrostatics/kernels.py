@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.constants import kept
 from mace_polmp.units import COULOMB_CONSTANT
 
 # F_top comes from a table of polynomials up to this t. Above it is Γ(n + ½)/(2 t^{n + ½}), which
@@ -24,7 +25,7 @@ _TABLE_END = 64.0
 _TABLES = {torch.float64: (4, 8), torch.float32: (2, 5)}
 
 
-@cache
+@kept()
 def _table(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Coefficients of F_order as polynomials in u ∈ [−1, 1] of each segment, [degree + 1, n]."""
     per_unit, degree = _TABLES[dtype]
@@ -33,9 +34,8 @@ def _table(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     t = (np.arange(n)[:, None] + 0.5 + 0.5 * nodes) / per_unit
     values = _exact(torch.from_numpy(t), order).numpy()
     powers = nodes[:, None] ** np.arange(degree + 1)
-    with torch.inference_mode(False):
-        found = torch.from_numpy(np.linalg.solve(powers, values.T))
-        return found.to(dtype=dtype, device=device).contiguous()
+    found = torch.from_numpy(np.linalg.solve(powers, values.T))
+    return found.to(dtype=dtype, device=device).contiguous()
 
 
 def _exact(t: Tensor, n: int) -> Tensor:
@@ -109,14 +109,13 @@ def boys_functions(t: Tensor, order: int) -> Tensor:
     return value
 
 
-@cache
+@kept()
 def _prefactors(smearing: float, order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """k_e (2a/√π) (2a²)^n for n = 0 … order."""
     a = 1.0 / (math.sqrt(2.0) * smearing)
     first = COULOMB_CONSTANT * (2.0 * a / math.sqrt(math.pi))
     values = [first * (2.0 * a * a) ** n for n in range(order + 1)]
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def smeared_kernels(distance_squared: Tensor, smearing: float, order: int) -> Tensor:

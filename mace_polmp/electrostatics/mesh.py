@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.moments import add_up, evaluate, from_cube, order_of, to_cube
 from mace_polmp.electrostatics.packing import blocks
 
@@ -101,7 +102,7 @@ def _bessel_2(x: Tensor) -> Tensor:
     return value
 
 
-@cache
+@kept()
 def _window_polynomials(
     width: int, band: float, order: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -111,17 +112,16 @@ def _window_polynomials(
     [degree + 1, (order + 1) · w]: the coefficients of t^p, t in [−½, ½), for each derivative with
     respect to the mesh coordinate and each of the w points of the stencil.
     """
-    with torch.inference_mode(False):
-        beta = torch.tensor(_shape_parameter(width, band), dtype=torch.float64)
-        degree = width + 6
-        nodes = torch.arange(degree + 1, dtype=torch.float64) + 0.5
-        t = 0.5 * torch.cos(math.pi * nodes / (degree + 1))
-        offset = t[:, None] + 0.5 * (width - 1) - torch.arange(width)
-        root = (1.0 - (2.0 * offset / width) ** 2).clamp(min=1e-30).sqrt()
-        values = root**2 * _bessel_2(beta * root) / _bessel_2(beta)
-        powers = torch.arange(degree + 1, dtype=torch.float64)
-        coefficients = torch.linalg.solve(t[:, None] ** powers, values)
-        return _with_derivatives(coefficients, order).to(dtype=dtype, device=device)
+    beta = torch.tensor(_shape_parameter(width, band), dtype=torch.float64)
+    degree = width + 6
+    nodes = torch.arange(degree + 1, dtype=torch.float64) + 0.5
+    t = 0.5 * torch.cos(math.pi * nodes / (degree + 1))
+    offset = t[:, None] + 0.5 * (width - 1) - torch.arange(width)
+    root = (1.0 - (2.0 * offset / width) ** 2).clamp(min=1e-30).sqrt()
+    values = root**2 * _bessel_2(beta * root) / _bessel_2(beta)
+    powers = torch.arange(degree + 1, dtype=torch.float64)
+    coefficients = torch.linalg.solve(t[:, None] ** powers, values)
+    return _with_derivatives(coefficients, order).to(dtype=dtype, device=device)
 
 
 def _with_derivatives(coefficients: Tensor, order: int) -> Tensor:
@@ -163,20 +163,24 @@ class MeshShape:
     n_structures: int
 
 
-@lru_cache(maxsize=8)
+@kept(maxsize=8)
 def _window_correction(
     shape: MeshShape, halved: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """One over the window's Fourier transform, [n_1 n_2, n_3 ≥ 0]; halved for n_3 > 0 if asked."""
-    with torch.inference_mode(False):
-        d1, d2, d3 = (
-            _deconvolution(limit, size, shape.width, shape.band)
-            for limit, size in zip(shape.limits, shape.size, strict=True)
-        )
-        d3 = d3[shape.limits[2] :]
-        if halved:
-            d3[1:] *= 0.5
-        return ((d1[:, None] * d2).view(-1, 1) * d3).to(dtype=dtype, device=device)
+    d1, d2, d3 = (
+        _deconvolution(limit, size, shape.width, shape.band)
+        for limit, size in zip(shape.limits, shape.size, strict=True)
+    )
+    d3 = d3[shape.limits[2] :]
+    if halved:
+        d3[1:] *= 0.5
+    return ((d1[:, None] * d2).view(-1, 1) * d3).to(dtype=dtype, device=device)
+
+
+@kept()
+def _numbers(values: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 class Mesh:
@@ -192,7 +196,7 @@ class Mesh:
         self.shape = shape
         w, (n1, n2, n3) = shape.width, shape.size
         sites = sites.detach()
-        self._size = torch.tensor(shape.size, dtype=sites.dtype, device=sites.device)
+        self._size = _numbers(shape.size, sites.dtype, sites.device)
         place = sites * self._size
         nearest = place.floor() + 0.5 if w % 2 == 0 else place.round()
         self._offset = place - nearest

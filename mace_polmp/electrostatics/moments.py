@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import full_precision, small_product
 
@@ -53,11 +54,9 @@ def order_of(moments: Tensor) -> int:
     return order
 
 
-@cache
+@kept()
 def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
-    # Also when first asked for within torch.inference_mode: the tensor outlives it.
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.int64, device=device)
+    return torch.tensor(values, dtype=torch.int64, device=device)
 
 
 @cache
@@ -99,7 +98,7 @@ def cartesian(multipoles: Multipoles) -> Tensor:
     return torch.cat(columns, dim=1)
 
 
-@cache
+@kept()
 def symmetric_rows(dtype: torch.dtype, device: torch.device) -> Tensor:
     """From the nine M_ab of ½ M_ab ∂_a ∂_b to moments xx, xy, xz, yy, yz, zz, [9, 6]."""
     place = {(0, 0): 0, (0, 1): 1, (0, 2): 2, (1, 1): 3, (1, 2): 4, (2, 2): 5}
@@ -109,8 +108,7 @@ def symmetric_rows(dtype: torch.dtype, device: torch.device) -> Tensor:
             row = [0.0] * 6
             row[place[min(a, b), max(a, b)]] = 0.5
             rows.append(row)
-    with torch.inference_mode(False):
-        return torch.tensor(rows, dtype=dtype, device=device)
+    return torch.tensor(rows, dtype=dtype, device=device)
 
 
 def to_moments(table: Tensor) -> Tensor:

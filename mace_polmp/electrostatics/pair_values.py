@@ -15,12 +15,12 @@ D comes from the radial functions B_n by the recursion of McMurchie and Davidson
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.kernels import smeared_kernels
 from mace_polmp.electrostatics.moments import (
     all_monomials,
@@ -123,7 +123,7 @@ def _interaction(r: Tensor, order: int, lowest: int, smearing: float) -> Tensor:
     return derivatives.index_select(1, index).view(-1, n_moments(order), n_moments(lowest))
 
 
-@cache
+@kept()
 def _recursion(
     degree: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -140,13 +140,12 @@ def _recursion(
         a, b, c = gamma
         parent, grandparent = (a - x, b - y, c - z), (a - 2 * x, b - 2 * y, c - 2 * z)
         rows.append((before[parent], axis, older.get(grandparent, 0), gamma[axis] - 1))
-    with torch.inference_mode(False):
-        columns = [torch.tensor(column, device=device) for column in zip(*rows, strict=True)]
-        parents, axes, grandparents, factors = columns
-        return parents, axes, grandparents, factors.to(dtype)[:, None]
+    columns = [torch.tensor(column, device=device) for column in zip(*rows, strict=True)]
+    parents, axes, grandparents, factors = columns
+    return parents, axes, grandparents, factors.to(dtype)[:, None]
 
 
-@cache
+@kept()
 def _sums_of_orders(order: int, lowest: int, device: torch.device) -> Tensor:
     """The place of α + β for every α up to order and β up to lowest."""
     place = {m: n for n, m in enumerate(all_monomials(order + lowest))}
@@ -155,16 +154,14 @@ def _sums_of_orders(order: int, lowest: int, device: torch.device) -> Tensor:
         for a in all_monomials(order)
         for b in all_monomials(lowest)
     ]
-    with torch.inference_mode(False):
-        return torch.tensor(found, device=device)
+    return torch.tensor(found, device=device)
 
 
-@cache
+@kept()
 def _alternating(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(−1)^n for n = 0 … order, [order + 1, 1]."""
-    with torch.inference_mode(False):
-        signs = [1.0 if n % 2 == 0 else -1.0 for n in range(order + 1)]
-        return torch.tensor(signs, dtype=dtype, device=device)[:, None]
+    signs = [1.0 if n % 2 == 0 else -1.0 for n in range(order + 1)]
+    return torch.tensor(signs, dtype=dtype, device=device)[:, None]
 
 
 def _signs(order: int, like: Tensor) -> Tensor:
@@ -172,8 +169,7 @@ def _signs(order: int, like: Tensor) -> Tensor:
     return _parity(order, like.dtype, like.device)
 
 
-@cache
+@kept()
 def _parity(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        signs = [1.0 if sum(alpha) % 2 == 0 else -1.0 for alpha in all_monomials(order)]
-        return torch.tensor(signs, dtype=dtype, device=device)[:, None]
+    signs = [1.0 if sum(alpha) % 2 == 0 else -1.0 for alpha in all_monomials(order)]
+    return torch.tensor(signs, dtype=dtype, device=device)[:, None]

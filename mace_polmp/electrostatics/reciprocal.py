@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.moments import cartesian, symmetric_rows
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import cell_volume, small_product
@@ -78,13 +79,18 @@ def _wave_vectors(
     return torch.where(inside, k2, 1.0), torch.where(n3 > 0, 2.0, 1.0) * inside
 
 
+def _smooth_step(u: Any) -> Any:
+    """From 0 to 1 for u from 0 to 1, with two vanishing derivatives at both ends."""
+    return u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
+
+
 def taper_of(k: Tensor, k_cutoff: float, taper: float) -> tuple[Tensor, Tensor]:
     """The soft edge s(k) of the sphere of wave vectors, and ds/dk.
 
     It falls from 1 to 0 over the last fraction of k_c, twice differentiable at both ends.
     """
     u = ((k - (1.0 - taper) * k_cutoff) / (taper * k_cutoff)).clamp(0.0, 1.0)
-    value = 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
+    value = 1.0 - _smooth_step(u)
     slope = -30.0 * (u * (1.0 - u)) ** 2 / (taper * k_cutoff)
     return value, slope
 
@@ -271,8 +277,9 @@ class ReciprocalSpace:
             return energy, None, None
 
         values = self.solver.at_sites(fraction, torch.view_as_complex(weighted), 1)
-        potential = values[:, 0] - (2.0 * own[0]) * multipoles.charge
-        field = -_per_atom(values[:, 1:], lattice.geometry.inverse.transpose(-1, -2), sums)
+        at_atoms, slopes = values.split([1, 3], dim=1)
+        potential = at_atoms.squeeze(1) - (2.0 * own[0]) * multipoles.charge
+        field = -_per_atom(slopes, lattice.geometry.inverse.transpose(-1, -2), sums)
         if multipoles.dipole is not None:
             field = field + (2.0 * own[1]) * multipoles.dipole
         return energy, potential, field
@@ -307,11 +314,9 @@ def _own_terms(settings: Settings) -> tuple[float, ...]:
     return (q, mu, mu, mu, *[quadrupole] * 9)
 
 
-@cache
+@kept()
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Also when first asked for within torch.inference_mode: the tensor outlives it.
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _tapered_integrals(settings: Settings) -> list[float]:
@@ -319,10 +324,10 @@ def _tapered_integrals(settings: Settings) -> list[float]:
     nodes, weights = np.polynomial.legendre.leggauss(200)
     edge, totals = (1.0 - settings.taper) * settings.k_cutoff, [0.0, 0.0, 0.0]
     for low, high in ((0.0, edge), (edge, settings.k_cutoff)):
-        k = torch.as_tensor(0.5 * (high - low) * nodes + 0.5 * (high + low))
-        soft = taper_of(k, settings.k_cutoff, settings.taper)[0]
-        value = soft * torch.exp(-0.5 * settings.smearing**2 * k**2)
-        value = value * torch.as_tensor(0.5 * (high - low) * weights)
+        k = 0.5 * (high - low) * nodes + 0.5 * (high + low)
+        u = np.clip((k - edge) / (settings.k_cutoff - edge), 0.0, 1.0)
+        value = (1.0 - _smooth_step(u)) * np.exp(-0.5 * (settings.smearing * k) ** 2)
+        value = value * 0.5 * (high - low) * weights
         for n in range(3):
             totals[n] += float((value * k ** (2 * n)).sum())
     return totals

@@ -29,6 +29,7 @@ class Edges:
         vectors: [n_edges, 3], receiver minus sender, Å.
         features: [n_edges, n_radial], the backbone's radial embedding, zero at the cutoff.
         cutoff: [n_edges, 1], the backbone's cutoff function where features do not contain it.
+        lengths: [n_edges, 1], of the vectors, where the backbone has them.
         harmonics: [n_edges, (l + 1)²], real spherical harmonics of the vectors' directions of
             degrees 0 … l, e3nn's with normalization "component", where the backbone has them.
     """
@@ -38,6 +39,7 @@ class Edges:
     features: Tensor
     cutoff: Tensor | None = None
     harmonics: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 def _sum_over(messages: Tensor, receiver: Tensor, n_atoms: int) -> Tensor:
@@ -164,7 +166,9 @@ class ChargeTransfer(torch.nn.Module):
         """Charges, [n_atoms], e."""
         sender, receiver = edges.index[0], edges.index[1]
         pair = self.node_linear(scalars) + node_attrs @ self.element_bias
-        lengths = torch.linalg.vector_norm(edges.vectors, dim=-1, keepdim=True)
+        lengths = edges.lengths
+        if lengths is None:
+            lengths = torch.linalg.vector_norm(edges.vectors, dim=-1, keepdim=True)
         inside = (1.0 - (lengths / self.cutoff) ** 2).clamp(min=0.0) ** 3
         weights = (torch.exp(-((lengths / self.widths) ** 2)) * inside) @ self.radial
         messages = self.messages(weights.repeat(1, 2) * pair[sender])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from mace_polmp.electrostatics import (
     Plan,
     ResponseCoefficients,
 )
+from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.products import cell_volume
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.errors import InputError
@@ -50,10 +50,9 @@ def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: T
     return alpha[:, None, None] * _unit(alpha.dtype, alpha.device)
 
 
-@cache
+@kept()
 def _unit(dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.eye(3, dtype=dtype, device=device)
+    return torch.eye(3, dtype=dtype, device=device)
 
 
 def electronic_polarizability(

@@ -98,6 +98,14 @@ class LongRangeOptions:
     kspace_spacing: float = option(
         2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Ang)", float, limits=(0.05, 20.0)
     )
+    kspace_taper: float = option(
+        0.1,
+        "soft edge of the k-space sums: weights fall to zero over this last fraction of the "
+        "largest k, so that energies do not jump where a cell changes; 0 for a sharp edge",
+        float,
+        kind="fraction",
+        limits=(0.0, 0.9),
+    )
     long_range_solver: str = option(
         "auto",
         "solver of periodic structures: direct sum, particle mesh, or what is faster",
@@ -116,6 +124,8 @@ class LongRangeOptions:
             value = getattr(self, f.name)
             if f.metadata["choices"] is not None:
                 choose(f.name, value, f.metadata["choices"])
+            if f.name == "kspace_taper" and value == 0.0:
+                continue
             if f.metadata["type"] is float and not _is_positive(value):
                 raise InputError(f"{f.name} must be a positive {f.metadata['kind']}, got {value!r}")
             low, high = f.metadata["limits"]
@@ -143,6 +153,7 @@ class LongRangeOptions:
             kspace_spacing=self.kspace_spacing,
             solver=self.long_range_solver,
             mesh_accuracy=self.mesh_accuracy,
+            taper=self.kspace_taper,
         )
 
     @property

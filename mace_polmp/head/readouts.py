@@ -22,8 +22,8 @@ from mace_polmp.head.convolutions import CHANNELS, HIDDEN, ChargeTransfer, Edges
 from mace_polmp.head.electronegativity import electropositivity
 from mace_polmp.head.options import LongRangeOptions
 
-# The size of an output at a network value of one: e, e Å, e Å², e²/eV, e² Å²/eV.
-_CHARGE, _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 1.0, 0.02, 0.02, 0.01, 0.05
+# The size of an output at a network value of one, e Å, e Å², e²/eV, e² Å²/eV; 1 e of charges.
+_DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 0.02, 0.02, 0.01, 0.05
 # Charges of atoms start at this fraction of their size, e per unit of electronegativity: where
 # charge moves along edges as well, and where it does not.
 _CHARGE_START = {"transfer": 0.1, "atomic": 0.3}
@@ -245,47 +245,47 @@ class MultipoleReadouts(torch.nn.Module):
             lifted = self.lift(scalars, edges)
         n_out = len(self.scalar_names)
         network = self.network(scalars)
-        values = network[:, :n_out] + self.linear(scalars) + node_attrs @ self.element_bias
-        gates = network[:, n_out:]
+        sizes = [n_out] + [CHANNELS] * sum(self._tensor_outputs.values())
+        values, *gates = network.split(sizes, dim=1)
+        values = values + self.linear(scalars) + node_attrs @ self.element_bias
+        columns = dict(zip(self.scalar_names, values.unbind(1), strict=True))
 
         tensors: dict[int, list[Tensor]] = {}
-        start = 0
         for degree, n_tensors in self._tensor_outputs.items():
             features = lifted[degree] if degree in lifted else self._gather(node_feats, degree)
             mixed = self.mixers[str(degree)](features.transpose(1, 2))  # [n_atoms, 2l+1, channels]
             tensors[degree] = []
             for _ in range(n_tensors):
-                gate = gates[:, start : start + CHANNELS]
-                tensors[degree].append((mixed * gate[:, None]).sum(-1))
-                start += CHANNELS
-        charge = values[:, 0]
+                tensors[degree].append((mixed * gates.pop(0)[:, None]).sum(-1))
+        charge = columns["charge"]
         if self.transfer is not None:
             assert edges is not None
             charge = charge + self.transfer(scalars, node_attrs, edges)
-        return self._multipoles(charge, tensors), self._response(values, tensors)
+        return self._multipoles(charge, tensors), self._response(columns, tensors)
 
     def _multipoles(self, charge: Tensor, tensors: dict[int, list[Tensor]]) -> Multipoles:
         lmax, sign = self.options.multipole_lmax, self.orientation
         quadrupole = None
         if lmax >= 2:
-            quadrupole = sign * _QUADRUPOLE * self._to_cartesian(tensors[2][0])
+            quadrupole = self._to_cartesian(sign * _QUADRUPOLE * tensors[2][0])
         return Multipoles(
-            charge=sign * _CHARGE * charge,
+            charge=sign * charge,
             dipole=sign * _DIPOLE * tensors[1][0] if lmax >= 1 else None,
             quadrupole=quadrupole,
         )
 
-    def _response(self, values: Tensor, tensors: dict[int, list[Tensor]]) -> ResponseCoefficients:
+    def _response(
+        self, columns: dict[str, Tensor], tensors: dict[int, list[Tensor]]
+    ) -> ResponseCoefficients:
         softness = polarizability = None
-        if "softness" in self.scalar_names:
-            column = values[:, self.scalar_names.index("softness")]
-            softness = _SOFTNESS * torch.nn.functional.softplus(column)
-        if "polarizability" in self.scalar_names:
-            column = values[:, self.scalar_names.index("polarizability")]
+        if "softness" in columns:
+            softness = _SOFTNESS * torch.nn.functional.softplus(columns["softness"])
+        if "polarizability" in columns:
+            column = columns["polarizability"]
             polarizability = _POLARIZABILITY * torch.nn.functional.softplus(column)
             if self._anisotropic:
                 # A Aᵀ with A = √α (1 + T): positive semi-definite whatever T.
-                root = torch.eye(3, dtype=values.dtype, device=values.device)
+                root = torch.eye(3, dtype=column.dtype, device=column.device)
                 root = root + self._to_cartesian(tensors[2][-1])
                 polarizability = polarizability[:, None, None] * small_product(root, root)
         return ResponseCoefficients(softness=softness, polarizability=polarizability)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from mace.modules.blocks import RealAgnosticAttResidualInteractionBlock
@@ -31,7 +32,7 @@ def edges_of_pass(model: Any, index: Tensor) -> Iterator[list[Edges]]:
 
     def after_radial(module: Any, inputs: Any, output: tuple[Tensor, Tensor | None]) -> None:
         vectors, values = harmonics[-1]
-        found.append(Edges(index, vectors, output[0], output[1], values))
+        found.append(Edges(index, vectors, output[0], output[1], values, inputs[0]))
 
     hooks = [
         model.spherical_harmonics.register_forward_hook(after_harmonics),
@@ -52,7 +53,7 @@ def edges_of(model: Any, graph: Graph) -> Edges:
     features, cutoff = model.radial_embedding(
         lengths, graph.node_attrs, graph.edge_index, model.atomic_numbers
     )
-    return Edges(graph.edge_index, vectors, features, cutoff)
+    return Edges(graph.edge_index, vectors, features, cutoff, lengths=lengths)
 
 
 def carriers(model: Any) -> list[torch.nn.Module]:
@@ -97,12 +98,28 @@ def exact_energy(
     """
     if energy.dtype == torch.float64 or hasattr(model, "embedding_readout"):
         return energy
-    table = torch.atleast_2d(double_e0s(model))
+    table = _kept_e0s(model)
     batch, head = data["batch"], data.get("head")
     heads = torch.zeros_like(batch) if head is None else head[batch]
     atomic = table[heads, data["node_attrs"].argmax(-1)]
     total = interaction.double()
     return torch.zeros_like(total).index_add(0, batch, atomic) + total
+
+
+# By model, its atomic energies, their version, and the table made of them.
+_KEPT: WeakKeyDictionary[Any, tuple[Tensor, int, Tensor | None, Tensor]] = WeakKeyDictionary()
+
+
+def _kept_e0s(model: Any) -> Tensor:
+    """double_e0s [n_heads, n_elements], computed anew where the model's own have changed."""
+    own, exact = model.atomic_energies_fn.atomic_energies, getattr(model, "_double_e0s", None)
+    kept = None if own.is_inference() else _KEPT.get(model)
+    if kept is not None and kept[0] is own and kept[1] == own._version and kept[2] is exact:
+        return kept[3]
+    table: Tensor = torch.atleast_2d(double_e0s(model))
+    if not own.is_inference():  # those have no version
+        _KEPT[model] = (own, own._version, exact, table)
+    return table
 
 
 def double_e0s(model: Any) -> Tensor:

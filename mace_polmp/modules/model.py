@@ -37,7 +37,7 @@ ELECTRICAL_OUTPUTS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "long_range_energy": (False, ()),
 }
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
@@ -170,10 +170,13 @@ class MultipoleMACE(ScaleShiftMACE):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if self.format_version < 2:  # before charges moved along edges
+        readouts, version = self.multipole_readouts, self.format_version
+        if version < 3:  # before sums over wave vectors had a soft edge
             self.format_version = FORMAT_VERSION
+            self.long_range_options = replace(self.long_range_options, kspace_taper=0.0)
+            readouts.options = self.long_range_options
+        if version < 2:  # before charges moved along edges
             self.long_range_options = replace(self.long_range_options, charge_readout="atomic")
-            readouts = self.multipole_readouts
             readouts.options = self.long_range_options
             readouts.transfer = None
             readouts.register_buffer("orientation", torch.ones_like(readouts.element_bias[0, 0]))

@@ -52,7 +52,15 @@ def _atomic_charges(config: Config, state: State) -> tuple[Config, State]:
     return {**config, "long_range": options}, {**state, "multipole_readouts.orientation": sign}
 
 
-UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {1: _atomic_charges}
+def _sharp_edge(config: Config, state: State) -> tuple[Config, State]:
+    """Until version 2 the sums over wave vectors had a sharp edge."""
+    return {**config, "long_range": {**config["long_range"], "kspace_taper": 0.0}}, state
+
+
+UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {
+    1: _atomic_charges,
+    2: _sharp_edge,
+}
 """By version n, what makes config and tensors of version n those of version n + 1."""
 
 

@@ -71,6 +71,8 @@ _TRAINING = (
     *(f"{name}_key" for name in ELECTRICAL_LABELS if name != "total_charge"),
     "default_dtype",
 )
+# What runs of earlier versions, whose checkpoints do not say it, had.
+_BEFORE = {"kspace_taper": 0.0}
 _RATE_STAYS = " and goes on from there: learning rates are those of the checkpoint"
 # Of the head, those that an earlier model's readouts do not depend on.
 _FREE_OPTIONS = ("long_range_solver", "mesh_accuracy")
@@ -154,7 +156,7 @@ def check_restart(args: argparse.Namespace, facts: dict[str, Any]) -> list[str]:
         return [f"{path} is of an earlier version and does not say its settings"]
     now = facts["settings"]
     for name, value in now["model"].items():
-        before = saved["model"].get(name, value)
+        before = saved["model"].get(name, _BEFORE.get(name, value))
         if before != value:
             flag = name if name == "elements" else f"--{name}"
             if name == "foundation_model":

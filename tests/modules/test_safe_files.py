@@ -123,7 +123,7 @@ def test_bad_files_are_refused(tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(1)}, bad)
     refused("is not a model of mace_polmp")
     rewrite(good, bad, format_version="99")
-    refused("has format version 99, this mace_polmp reads up to 2; install a newer")
+    refused("has format version 99, this mace_polmp reads up to 3; install a newer")
     rewrite(good, bad, config="{")
     refused("the header lacks or garbles")
     rewrite(good, bad, drop="multipole_readouts.element_bias")
