@@ -143,8 +143,14 @@ class LongRangeHead(torch.nn.Module):
         initial_scale: size of the initial output, 1 from scratch, small for a trained backbone.
         layout: of node features, "mul_ir" or "ir_mul".
 
+    The start suits scalars of a root mean square near 0.2, as MACE has them: scale features that
+    are much larger.
+
     Attributes:
         options, readouts, electrostatics: its parts.
+
+    Raises:
+        ValueError: layer_irreps without scalars (0e).
     """
 
     def __init__(
@@ -160,9 +166,12 @@ class LongRangeHead(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.options = options or LongRangeOptions()
+        irreps = [o3.Irreps(str(layer)) for layer in layer_irreps]
+        if not any(ir == o3.Irrep("0e") for layer in irreps for _, ir in layer):
+            raise ValueError(f"layer_irreps must have scalars (0e), got {list(layer_irreps)}")
         self.electrostatics: Electrostatics = self.options.make_engine()
         self.readouts = MultipoleReadouts(
-            layer_irreps=[o3.Irreps(str(irreps)) for irreps in layer_irreps],
+            layer_irreps=irreps,
             options=self.options,
             atomic_numbers=[int(z) for z in atomic_numbers],
             n_radial=n_radial,
@@ -233,7 +242,12 @@ class LongRangeHead(torch.nn.Module):
             inputs: of the backbone.
             shift: λ [n_structures] where it is known.
             hold_shift: whether λ, where it is not known, has no derivatives.
+
+        Raises:
+            ValueError: a shape that does not fit the head, or edges that are missing.
+            TypeError: features of another precision than the positions.
         """
+        self._check(inputs)
         multipoles, response = self.readouts(inputs.node_feats, inputs.node_attrs, inputs.edges)
         if self.options.constrain_charge != "none":
             sums = AtomSums(inputs.batch, inputs.pbc.shape[0])
@@ -253,6 +267,27 @@ class LongRangeHead(torch.nn.Module):
         if not self.options.induces_charges:
             response = replace(response, softness=None)
         return multipoles, response, shift
+
+    def _check(self, inputs: HeadInput) -> None:
+        """Refuse inputs that do not fit, by shapes and types alone."""
+        n_atoms = inputs.positions.shape[0]
+        for name, width in (
+            ("node_feats", self.readouts.n_features),
+            ("node_attrs", len(self.readouts.atomic_numbers)),
+        ):
+            tensor: Tensor = getattr(inputs, name)
+            if width is not None and tuple(tensor.shape) != (n_atoms, width):
+                raise ValueError(
+                    f"{name} must be [n_atoms, {width}] = [{n_atoms}, {width}] for this head, got "
+                    f"{list(tensor.shape)}"
+                )
+            if tensor.dtype != inputs.positions.dtype:
+                raise TypeError(
+                    f"{name} must have the dtype of positions, {inputs.positions.dtype}, got "
+                    f"{tensor.dtype}"
+                )
+        if inputs.edges is None and self.needs_edges:
+            raise ValueError("edges are missing: this head reads them (needs_edges); give Edges")
 
     def forward(
         self, inputs: HeadInput, shift: Tensor | None = None, hold_shift: bool = False

@@ -48,6 +48,7 @@ class MultipoleReadouts(torch.nn.Module):
     """
 
     layout: str = "mul_ir"  # also of models saved before there was another
+    _width: int | None = None
 
     _quadrupole_basis: Tensor
     orientation: Tensor
@@ -70,6 +71,7 @@ class MultipoleReadouts(torch.nn.Module):
         self.options = options
         self.atomic_numbers = list(atomic_numbers)
         self._slices = _feature_slices(layer_irreps)
+        self._width = sum(irreps.dim for irreps in layer_irreps)
         n_scalars = sum(mul for _, mul in self._slices[0])
         self.scalar_names = ["charge"]
         if options.reads_softness:
@@ -215,6 +217,11 @@ class MultipoleReadouts(torch.nn.Module):
                 rows[name] = slice(start, start + CHANNELS)
                 start += CHANNELS
         return rows
+
+    @property
+    def n_features(self) -> int | None:
+        """The number of features of an atom; None of models saved before it was kept."""
+        return self._width
 
     @property
     def needs_edges(self) -> bool:

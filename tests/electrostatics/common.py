@@ -3,8 +3,7 @@
 import torch
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
-from tests.devices import there
-from tests.helpers import rounding
+from tests.devices import rounding, there
 
 TRICLINIC = torch.tensor([[7.0, 0.3, -0.2], [2.1, 6.4, 0.5], [-1.7, 1.9, 8.2]], dtype=torch.float64)
 

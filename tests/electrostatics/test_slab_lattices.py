@@ -7,9 +7,9 @@ from ase.build import make_supercell
 
 from mace_polmp.electrostatics.slab import longest_period
 from mace_polmp.errors import InputError
-from mace_polmp.modules import LongRangeOptions
+from mace_polmp.head import LongRangeOptions
 from mace_polmp.structures import check_boundary
-from tests.helpers import wet_slab
+from tests.systems import wet_slab
 
 # Integer matrices of determinant 1: another pair of vectors, the same lattice.
 WRITTEN = {

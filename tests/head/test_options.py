@@ -3,7 +3,7 @@
 import pytest
 
 from mace_polmp.errors import InputError
-from mace_polmp.modules import LongRangeOptions
+from mace_polmp.head import LongRangeOptions
 
 
 @pytest.mark.parametrize(
