@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.constants import kept
+from mace_polmp.electrostatics.vmap import one_by_one
 from mace_polmp.units import COULOMB_CONSTANT
 
 # F_top comes from a table of polynomials up to this t. Above it is Γ(n + ½)/(2 t^{n + ½}), which
@@ -62,17 +63,24 @@ class _BoysFunctions(torch.autograd.Function):
     """F_0 … F_order at t as one function, so that dF_n/dt = −F_{n+1} holds at every order."""
 
     @staticmethod
-    def forward(ctx: Any, t: Tensor, order: int) -> Tensor:
-        table = _boys_table(t, order + 1)
-        ctx.save_for_backward(t, table)
-        ctx.order = order
-        return table[: order + 1]
+    def forward(t: Tensor, order: int) -> Tensor:
+        # One more than asked for: the derivative of the others, which nothing else looks at.
+        return _boys_table(t, order + 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.order = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         t, table = ctx.saved_tensors
         higher = boys_functions(t, ctx.order + 1) if torch.is_grad_enabled() else table
-        return -(grad * higher[1:]).sum(0), None
+        return -(grad[:-1] * higher[1:]).sum(0), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_BoysFunctions.apply, info, in_dims, args)
 
 
 def _boys_table(t: Tensor, order: int) -> Tensor:
@@ -106,7 +114,7 @@ def boys_functions(t: Tensor, order: int) -> Tensor:
         [order + 1, *t.shape], differentiable in t to any order.
     """
     value: Tensor = _BoysFunctions.apply(t, order)  # type: ignore[no-untyped-call]
-    return value
+    return value[: order + 1]
 
 
 @kept()

@@ -22,6 +22,7 @@ from torch import Tensor
 from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.moments import add_up, evaluate, from_cube, order_of, to_cube
 from mace_polmp.electrostatics.packing import blocks
+from mace_polmp.electrostatics.vmap import one_by_one
 
 DEFAULT_ACCURACY = 1e-5
 """Relative force error of the mesh on random multipoles."""
@@ -284,8 +285,15 @@ class _ToWaves(torch.autograd.Function):
     """Density on the mesh to S(n): Σ_m ρ_m e^{2πi n·m/size} over the window's transform."""
 
     @staticmethod
-    def forward(ctx: Any, density: Tensor, mesh: MeshShape) -> Tensor:
-        ctx.mesh = mesh
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mesh = inputs[1]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_ToWaves.apply, info, in_dims, args)
+
+    @staticmethod
+    def forward(density: Tensor, mesh: MeshShape) -> Tensor:
         (l1, l2, l3) = mesh.limits
         # One axis after the other, dropping what lies outside the box of wave vectors.
         waves = torch.fft.rfft(density, dim=3)[..., : l3 + 1]
@@ -303,8 +311,15 @@ class _ToMesh(torch.autograd.Function):
     """The transpose of _ToWaves: Re Σ_n Γ(n)* e^{2πi n·m/size} over the window's transform."""
 
     @staticmethod
-    def forward(ctx: Any, waves: Tensor, mesh: MeshShape) -> Tensor:
-        ctx.mesh = mesh
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mesh = inputs[1]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_ToMesh.apply, info, in_dims, args)
+
+    @staticmethod
+    def forward(waves: Tensor, mesh: MeshShape) -> Tensor:
         (n1, n2, n3), (l1, l2, l3) = mesh.size, mesh.limits
         # Halved, since the real inverse transform adds the conjugate of every n_3 > 0.
         correction = _window_correction(mesh, True, waves.real.dtype, waves.device)

@@ -23,6 +23,7 @@ from torch import Tensor
 from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import full_precision, small_product
+from mace_polmp.electrostatics.vmap import one_by_one
 
 Exponents = tuple[int, int, int]
 
@@ -155,11 +156,18 @@ class Basis(Protocol):
 
 class _AddUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sites: Tensor, moments: Tensor, basis: Basis) -> Tensor:
-        ctx.save_for_backward(sites, moments)
-        ctx.basis = basis
+    def forward(sites: Tensor, moments: Tensor, basis: Basis) -> Tensor:
         with full_precision(moments.device):
             return basis.add_up(moments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.basis = inputs[2]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_AddUp.apply, info, in_dims, args)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -173,11 +181,18 @@ class _AddUp(torch.autograd.Function):
 
 class _Evaluate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sites: Tensor, table: Tensor, order: int, basis: Basis) -> Tensor:
-        ctx.save_for_backward(sites, table)
-        ctx.basis = basis
+    def forward(sites: Tensor, table: Tensor, order: int, basis: Basis) -> Tensor:
         with full_precision(table.device):
             return basis.evaluate(table, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.basis = inputs[3]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_Evaluate.apply, info, in_dims, args)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

@@ -31,6 +31,7 @@ from mace_polmp.electrostatics.moments import (
 )
 from mace_polmp.electrostatics.pairs import Pairs
 from mace_polmp.electrostatics.products import full_precision
+from mace_polmp.electrostatics.vmap import one_by_one
 
 
 def pair_values(
@@ -57,12 +58,19 @@ def pair_values(
 class _PairValues(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, positions: Tensor, moments: Tensor, order: int, pairs: Pairs, smearing: float
+        positions: Tensor, moments: Tensor, order: int, pairs: Pairs, smearing: float
     ) -> Tensor:
-        ctx.save_for_backward(positions, moments)
-        ctx.order, ctx.pairs, ctx.smearing = order, pairs, smearing
         with full_precision(positions.device):
             return _evaluate(positions, moments, order, pairs, smearing)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.order, ctx.pairs, ctx.smearing = inputs[2:]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_PairValues.apply, info, in_dims, args)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:

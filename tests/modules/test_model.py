@@ -340,3 +340,35 @@ def test_what_is_lacking_is_spread_by_softness():
     charges = free.read_multipoles(dict(data))[1].charge.detach()
     expected = charges + (1.0 - charges.sum()) * softness / softness.sum()
     torch.testing.assert_close(model(data)["charges"].detach(), expected)
+
+
+def cluster():
+    """32 atoms, open."""
+    atoms = salty_water(periodic=True).repeat((4, 1, 1))
+    atoms.pbc = False
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "options"),
+    [
+        (salty_water(), {}),
+        (cluster(), {}),  # enough pairs for their closed forms
+        (rock_salt("triclinic"), {}),
+        (salty_water(periodic=True), {"long_range_solver": "mesh"}),
+        (wet_slab(), {}),
+    ],
+)
+def test_hessians_are_made_row_by_row_at_once(monkeypatch, atoms, options):
+    """By torch.vmap, as those of the backbone alone; upstream's loop gives the same."""
+    from mace.modules import utils
+
+    model = random_model(LongRangeOptions(**options))
+    by_loop = utils.compute_hessians_loop
+    data = make_batch([atoms], model)
+    monkeypatch.setattr(utils, "compute_hessians_loop", None)
+    found = model(data, compute_hessian=True)["hessian"]
+    data = make_batch([atoms], model)
+    forces = model(data, training=True)["forces"]
+    expected = by_loop(forces, data["positions"])
+    torch.testing.assert_close(found.view(-1), expected.view(-1), rtol=1e-9, atol=1e-10)
