@@ -1,7 +1,8 @@
 """Operations and host synchronisations of energy and forces, with and without the head.
 
 On a GPU each operation that is not a view is one launch, and a synchronisation lets the host wait
-for the device. Both are counted on a CPU: they are the same there. The model is that of model.py.
+for the device. Both are counted on a CPU, with the blocks of pairs and atoms that a GPU takes (with
+--cpu_blocks those of a CPU). The model is that of model.py.
 
     python scripts/benchmarks/launches.py
 """
@@ -15,6 +16,8 @@ import torch
 from common import CASES, argument_parser, report
 from model import load, make_models
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from mace_polmp.electrostatics import direct, ewald, mesh, pairs
 
 COUNTED = [("open", n, "auto") for n in (24, 192)]
 COUNTED += [("periodic", n, solver) for solver in ("ewald", "mesh") for n in (24, 192, 1536)]
@@ -78,7 +81,12 @@ def count(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Count:
 def main() -> None:
     parser = argument_parser(__doc__ or "")
     parser.add_argument("--list", action="store_true", help="print what the head adds")
+    parser.add_argument("--cpu_blocks", action="store_true", help="count what a CPU does")
     args = parser.parse_args()
+    if not args.cpu_blocks:
+        for module in (pairs, ewald, mesh):
+            module._BLOCK_CPU = module._BLOCK_GPU
+        direct._FEW_CPU = direct._FEW_GPU
     models = make_models("cpu")
     rows: list[dict[str, Any]] = []
     for kind, n_atoms, solver in COUNTED:
