@@ -154,7 +154,6 @@ class Electrostatics(torch.nn.Module):
         shape = plan_shape(
             numbers[:, :9].reshape(n, 3, 3), numbers[:, 9:12] > 0.5, numbers[:, 12], self.settings()
         )
-        log_plan(shape)
         return Plan.of(shape, batch, checked=True)
 
     def prepare(self, plan: Plan, positions: Tensor, cell: Tensor) -> FieldOperator:
@@ -180,6 +179,10 @@ class Electrostatics(torch.nn.Module):
             raise ValueError(
                 f"plan is of {n_structures} structures with {n_atoms} atoms, got {cell.shape[0]} "
                 f"with {positions.shape[0]}; make a plan of these structures"
+            )
+        if plan.device != positions.device:
+            raise ValueError(
+                f"plan is on {plan.device}, positions on {positions.device}; make it with device="
             )
         if plan.shape.settings != self.settings():
             raise ValueError("plan is of an engine with other settings; make it with this one")
@@ -275,6 +278,7 @@ class Electrostatics(torch.nn.Module):
         with_field = with_field or softness is not None or polarizability is not None
         if plan is None:
             plan = self.checked_plan(positions, cell, pbc, batch, multipoles.charge)
+            log_plan(plan.shape)
         else:
             self._check_plan(plan, positions, cell)
         operator = FieldOperator.of(plan, positions, cell, plan.checked)

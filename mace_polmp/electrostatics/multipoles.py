@@ -67,7 +67,7 @@ def check_inputs(
     """Check shapes and dtypes; reads no value, so it never waits for the device.
 
     Raises:
-        ValueError: an argument has another shape than documented.
+        ValueError: an argument has another shape than documented, or is on another device.
         TypeError: an argument has the wrong dtype.
     """
     n = positions.shape[0]
@@ -98,14 +98,24 @@ def check_inputs(
             floats["polarizability"] = (alpha, (n,), "n_atoms")
         else:
             floats["polarizability"] = (alpha, (n, 3, 3), "n_atoms] or [n_atoms, 3, 3")
+    for name, other in (("cell", cell), ("pbc", pbc), ("batch", batch)):
+        _check_device(name, other, positions)
     for name, (tensor, shape, words) in floats.items():
         if tensor is None:
             continue
         _check_shape(name, tensor, shape, words)
+        _check_device(name, tensor, positions)
         if tensor.dtype != positions.dtype:
             raise TypeError(
                 f"{name} must have the dtype of positions, {positions.dtype}, got {tensor.dtype}"
             )
+
+
+def _check_device(name: str, tensor: Tensor, positions: Tensor) -> None:
+    if tensor.device != positions.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}, positions on {positions.device}; move one of them"
+        )
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], words: str) -> None:

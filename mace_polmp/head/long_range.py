@@ -19,6 +19,7 @@ from mace_polmp.electrostatics import (
     ResponseCoefficients,
 )
 from mace_polmp.electrostatics.engine import acting_on_charges
+from mace_polmp.electrostatics.plan import log_plan
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.head.convolutions import Edges
 from mace_polmp.head.observables import (
@@ -310,6 +311,7 @@ class LongRangeHead(torch.nn.Module):
         plan = inputs.plan
         if plan is None:
             plan = self.electrostatics.checked_plan(*where)
+            log_plan(plan.shape)
         multipoles = neutral_slabs(multipoles, plan)
         field = inputs.external_field
         result = self.electrostatics(

@@ -190,6 +190,10 @@ class MultipoleMACE(ScaleShiftMACE):
         """epsilon_infinity as a number."""
         return self.head.permittivity()
 
+    def set_permittivity(self, epsilon_infinity: float) -> None:
+        """Where a learned permittivity starts."""
+        self.head.set_permittivity(epsilon_infinity)
+
     def head_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that are not the backbone's."""
         return self.head.own_parameters()
