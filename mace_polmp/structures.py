@@ -218,6 +218,7 @@ def check_structure(
     where: str,
     elements: Collection[int] | None = None,
     engine: Electrostatics | None = None,
+    with_boundary: bool = True,
 ) -> None:
     """Refuse a structure that a model cannot evaluate.
 
@@ -226,6 +227,7 @@ def check_structure(
         where: what to call it in the message.
         elements: atomic numbers that the model knows, or None for any.
         engine: the model's electrostatics, or None for one with default settings.
+        with_boundary: whether to look at cell and boundary conditions.
 
     Raises:
         InputError: no atoms, ghost atoms, NaN positions or cell, a structure or lattice vector that
@@ -244,7 +246,8 @@ def check_structure(
         if not np.isfinite(values).all():
             raise InputError(f"{where}: {name} hold NaN or infinite numbers; remove or repair it")
     _check_extent(atoms, where)
-    check_boundary(atoms, where, engine or Electrostatics())
+    if with_boundary:
+        check_boundary(atoms, where, engine or Electrostatics())
     if elements is not None:
         unknown = sorted({int(z) for z in atoms.numbers} - {int(z) for z in elements})
         if unknown:

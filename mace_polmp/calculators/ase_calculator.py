@@ -287,8 +287,9 @@ class MultipoleMACECalculator(MACECalculator):
             InputError: as structures.check_structure, or a total charge that is not a number.
         """
         first, *others = self.models
-        check_structure(atoms, where, self.z_table.zs, first.electrostatics)
-        for model in others:
+        known = self._plans.knows(atoms)  # cell and boundary conditions have passed already
+        check_structure(atoms, where, self.z_table.zs, first.electrostatics, not known)
+        for model in () if known else others:
             check_boundary(atoms, where, model.electrostatics)
         constrained = any(m.long_range_options.constrain_charge != "none" for m in self.models)
         if self.total_charge(atoms, where) is None and constrained:

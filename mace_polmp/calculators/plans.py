@@ -27,6 +27,22 @@ class PlanKeeper:
         self._plan: Plan | None = None
         self._cell: np.ndarray | None = None
 
+    def knows(self, atoms: Atoms) -> bool:
+        """Whether the last structure was in the same cell, and what holds of it holds of this.
+
+        Not of slabs, whose atoms may have left.
+        """
+        plan = self._plan
+        return (
+            plan is not None
+            and self._cell is not None
+            and plan.shape.settings == self._engines[0].settings()
+            and plan.shape.counts == (len(atoms),)
+            and plan.shape.pbc == (tuple(bool(p) for p in atoms.pbc),)
+            and int(atoms.pbc.sum()) != 2
+            and np.array_equal(atoms.cell.array, self._cell)
+        )
+
     def of(self, atoms: Atoms, cell: Tensor) -> Plan | None:
         """The plan of a structure; None for a committee of different electrostatics.
 
@@ -39,7 +55,11 @@ class PlanKeeper:
         if any(other.settings() != settings for other in others):
             return None
         here, counts = np.array(atoms.cell.array), [len(atoms)]
-        numbers = torch.from_numpy(here)[None], torch.from_numpy(np.array(atoms.pbc))[None]
+        # As the model gets it: rounded in single precision.
+        numbers = (
+            torch.from_numpy(here)[None].to(cell.dtype).double(),
+            torch.from_numpy(np.array(atoms.pbc))[None],
+        )
         plan = self._plan
         if plan is None or plan.shape.settings != settings or plan.device != cell.device:
             plan = engine.plan(*numbers, counts, device=cell.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -116,7 +116,8 @@ class Electrostatics(torch.nn.Module):
 
         It stays valid while pbc and counts are the same and lattice vectors are at most so long
         as to need no further wave vectors (plan.covers says so). Results of cells that it does not
-        cover are NaN. Vacuum and charge of slabs are not looked at with a plan: see check.
+        cover are NaN, as are all results with other boundary conditions or another batch. Vacuum
+        and charge of slabs are not looked at with a plan: see check.
 
         Args:
             cell: [n_structures, 3, 3], Å, a CPU tensor or a numpy array.
@@ -154,7 +155,7 @@ class Electrostatics(torch.nn.Module):
         shape = plan_shape(
             numbers[:, :9].reshape(n, 3, 3), numbers[:, 9:12] > 0.5, numbers[:, 12], self.settings()
         )
-        return Plan.of(shape, batch, checked=True)
+        return Plan.of(shape, batch)
 
     def prepare(self, plan: Plan, positions: Tensor, cell: Tensor) -> FieldOperator:
         """The field operator of structures: energies and fields of any multipoles at their atoms.
@@ -171,7 +172,7 @@ class Electrostatics(torch.nn.Module):
             ValueError: the plan is of other numbers of atoms or structures.
         """
         self._check_plan(plan, positions, cell)
-        return FieldOperator.of(plan, positions, cell, plan.checked)
+        return FieldOperator.of(plan, positions, cell)
 
     def _check_plan(self, plan: Plan, positions: Tensor, cell: Tensor) -> None:
         n_atoms, n_structures = sum(plan.shape.counts), len(plan.shape.counts)
@@ -281,7 +282,8 @@ class Electrostatics(torch.nn.Module):
             log_plan(plan.shape)
         else:
             self._check_plan(plan, positions, cell)
-        operator = FieldOperator.of(plan, positions, cell, plan.checked)
+            multipoles = _valid(plan, pbc, batch, multipoles)
+        operator = FieldOperator.of(plan, positions, cell)
         sums = plan.sums
         permanent, potential, field = operator.evaluate(multipoles, with_field)
         if external_field is not None:
@@ -316,6 +318,13 @@ class Electrostatics(torch.nn.Module):
             induced_charge=charge,
             induced_dipole=dipole,
         )
+
+
+def _valid(plan: Plan, pbc: Tensor, batch: Tensor, multipoles: Multipoles) -> Multipoles:
+    """The multipoles, or NaN where the plan is of other structures: no wait, no wrong number."""
+    same = (batch == plan.sums.batch).all() & (pbc == plan.pbc).all()
+    one = same.to(multipoles.charge.dtype)
+    return replace(multipoles, charge=multipoles.charge * (one / one))
 
 
 def acting_on_charges(external_field: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:

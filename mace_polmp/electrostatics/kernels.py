@@ -88,7 +88,7 @@ def _boys_table(t: Tensor, order: int) -> Tensor:
     per_unit, degree = _TABLES[t.dtype]
     coefficients = _table(order, t.dtype, t.device)
     place = t * per_unit
-    segment = place.to(torch.int64).clamp_(max=coefficients.shape[1] - 1)
+    segment = place.to(torch.int64).clamp_(0, coefficients.shape[1] - 1)
     u = torch.sub(place, segment).mul_(2.0).sub_(1.0)
     rows = coefficients.index_select(1, segment.view(-1)).view(degree + 1, *t.shape)
     value = rows[degree]

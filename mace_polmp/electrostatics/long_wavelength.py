@@ -60,7 +60,7 @@ def induced_charge_moment(
         return response * factor.conj()
 
     product = overlap(multipoles, lattice.fraction)
-    weighted = weight * lattice.geometry.slope * product.imag
+    weighted = lattice.geometry.slope * product.imag
     orders = _orders(lattice.geometry.limits, weighted)
     by_order = torch.stack([(n * weighted).sum((1, 2)) for n in orders], dim=1)
     # k = 2π n·(inverse cell)ᵀ

@@ -53,11 +53,10 @@ class PeriodicOperator:
         part: Part,
         settings: Settings,
         kept: CellGeometry | None,
-        trusted: bool,
     ) -> PeriodicOperator:
         """Of the atoms of a group."""
         group, sums = part.group, part.sums
-        lattice = Lattice.of(positions, cell, sums, group.limits, settings, kept, trusted)
+        lattice = Lattice.of(positions, cell, sums, group.limits, settings, kept)
         solver: Solver
         if group.kind == DIRECT:
             assert part.packing is not None
@@ -96,14 +95,13 @@ class FieldOperator:
     positions: Tensor
 
     @classmethod
-    def of(cls, plan: Plan, positions: Tensor, cell: Tensor, trusted: bool) -> FieldOperator:
+    def of(cls, plan: Plan, positions: Tensor, cell: Tensor) -> FieldOperator:
         """Make lattices, pairs and solvers.
 
         Args:
             plan: of the batch.
             positions: [n_atoms, 3], Å.
             cell: [n_structures, 3, 3], Å.
-            trusted: whether the plan is known to cover the cells.
         """
         settings = plan.shape.settings
         geometry: tuple[CellGeometry | None, ...] = (None,) * len(plan.parts)
@@ -117,7 +115,7 @@ class FieldOperator:
                 assert part.pairs is not None
                 found.append(OpenBoundary(own, part.pairs, part.sums, settings.smearing))
             else:
-                found.append(PeriodicOperator.of(own, cells, part, settings, kept, trusted))
+                found.append(PeriodicOperator.of(own, cells, part, settings, kept))
         return cls(plan, tuple(found), positions)
 
     def energy(self, multipoles: Multipoles) -> Tensor:

@@ -115,39 +115,39 @@ class Plan:
         shape: numbers.
         sums: over the atoms of the whole batch.
         parts: index tensors of each group.
+        pbc: [n_structures, 3] bool.
         structures_back, atoms_back: what puts results of the parts one after the other into the
             order of the batch; None for one part.
         is_slab: [n_structures] bool; None without slabs.
         geometry: what depends on cells that do not change, by part; empty if they may.
-        checked: made of the very cells that it is used with: nothing is compared.
     """
 
     shape: PlanShape
     sums: AtomSums
     parts: tuple[Part, ...]
+    pbc: Tensor
     structures_back: Tensor | None = None
     atoms_back: Tensor | None = None
     is_slab: Tensor | None = None
     geometry: tuple[CellGeometry | None, ...] = ()
-    checked: bool = False
 
     @classmethod
-    def of(cls, shape: PlanShape, batch: Tensor, checked: bool = False) -> Plan:
+    def of(cls, shape: PlanShape, batch: Tensor) -> Plan:
         """The plan of a batch of that shape, without waiting for the device.
 
         Args:
             shape: made from the numbers of the batch.
             batch: [n_atoms] int64, the structure of each atom, in any order.
-            checked: see Plan.
         """
         n_structures, device = len(shape.counts), batch.device
         sums, is_slab = AtomSums(batch, n_structures), None
+        pbc = torch.tensor(shape.pbc, device=device).view(-1, 3)
         flags = [sum(flag) == 2 for flag in shape.pbc]
         if any(flags):
             is_slab = torch.tensor(flags, device=device)
         if len(shape.groups) == 1:
             whole = _part(shape.groups[0], sums, None, None)
-            return cls(shape, sums, (whole,), is_slab=is_slab, checked=checked)
+            return cls(shape, sums, (whole,), pbc, is_slab=is_slab)
         # Sorting, unlike picking by a mask, does not wait for a GPU.
         rank = [0] * n_structures
         for number, group in enumerate(shape.groups):
@@ -165,7 +165,7 @@ class Plan:
             own = AtomSums(renumbered[batch[atom]], structure.shape[0])
             parts.append(_part(group, own, structure, atom))
         back = torch.argsort(by_structure), torch.argsort(by_atom)
-        return cls(shape, sums, tuple(parts), *back, is_slab, checked=checked)
+        return cls(shape, sums, tuple(parts), pbc, *back, is_slab)
 
     def covers(self, cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
         """Whether it can evaluate structures with these cells, see PlanShape.covers."""

@@ -85,14 +85,14 @@ def _smooth_step(u: Any) -> Any:
 
 
 def taper_of(k: Tensor, k_cutoff: float, taper: float) -> tuple[Tensor, Tensor]:
-    """The soft edge s(k) of the sphere of wave vectors, and ds/dk.
+    """The soft edge s(k) of the sphere of wave vectors, and −ds/dk.
 
     It falls from 1 to 0 over the last fraction of k_c, twice differentiable at both ends.
     """
-    u = ((k - (1.0 - taper) * k_cutoff) / (taper * k_cutoff)).clamp(0.0, 1.0)
-    value = 1.0 - _smooth_step(u)
-    slope = -30.0 * (u * (1.0 - u)) ** 2 / (taper * k_cutoff)
-    return value, slope
+    # The distance from the edge, so that nothing cancels where s is small.
+    inward = ((k_cutoff - k) / (taper * k_cutoff)).clamp(0.0, 1.0)
+    fall = 30.0 * (inward * (1.0 - inward)) ** 2 / (taper * k_cutoff)
+    return _smooth_step(inward), fall
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +104,11 @@ class CellGeometry:
         exact_inverse, inverse: of the cells, 1/Å, in double precision and in that of positions.
         weight: s(k) e^{−σ²k²/2}/(k² eps0 V), doubled where −k is left out, 0 outside the sphere;
             [n_structures, n_1 n_2, n_3 ≥ 0].
-        slope: −(d ln(weight)/dk)/k, Å², alike; for charges in the long-wavelength limit.
+        slope: −(d weight/dk)/k, alike; for charges in the long-wavelength limit.
         to_moments: from charge, dipole and the nine elements of a quadrupole to moments in
             fractional coordinates, [n_structures, 13, 10].
         limits: the largest |n_a| of a wave vector.
+        fits: [n_structures] bool, whether the limits suffice for the cell.
     """
 
     cell: Tensor
@@ -117,6 +118,7 @@ class CellGeometry:
     slope: Tensor
     to_moments: Tensor
     limits: tuple[int, int, int]
+    fits: Tensor
 
     @classmethod
     def of(
@@ -141,15 +143,19 @@ class CellGeometry:
         sigma = settings.smearing
         weight = torch.exp(-0.5 * sigma**2 * square) / square
         weight = weight * (doubled / (EPS0 * volume)[:, None, None])
-        slope = sigma**2 + 2.0 / square.detach()
+        known = square.detach()
+        slope = sigma**2 + 2.0 / known
         if settings.taper > 0:
-            k = torch.sqrt(square)
-            soft, fall = taper_of(k, settings.k_cutoff, settings.taper)
-            weight = weight * soft
-            slope = slope - fall.detach() / (k * soft.clamp(min=1e-300)).detach()
+            soft, fall = taper_of(torch.sqrt(square), settings.k_cutoff, settings.taper)
+            slope = slope * soft.detach() + fall.detach() / known.sqrt()
+            slope, weight = slope * weight.detach(), weight * soft
+        else:
+            slope = slope * weight.detach()
+        most = _numbers(limits, torch.float64, exact.device)
+        fits = (largest_orders(exact, settings.k_cutoff) <= most).all(1)
         own = inverse.to(dtype)
         tables = weight.to(dtype), slope.to(dtype), _to_moments(own)
-        return cls(exact.detach(), inverse, own, *tables, limits)
+        return cls(exact.detach(), inverse, own, *tables, limits, fits)
 
 
 def _to_moments(inverse: Tensor) -> Tensor:
@@ -172,13 +178,13 @@ class Lattice:
         geometry: of the cells.
         fraction: fractional coordinates of the atoms, −½ … ½.
         sums: over the atoms.
-        invalid: zero, or NaN of structures that a plan does not cover, [n_structures]; or None.
+        invalid: zero, or NaN of structures that a plan does not cover, [n_structures].
     """
 
     geometry: CellGeometry
     fraction: Tensor
     sums: AtomSums
-    invalid: Tensor | None
+    invalid: Tensor
 
     @classmethod
     def of(
@@ -189,7 +195,6 @@ class Lattice:
         limits: tuple[int, int, int],
         settings: Settings,
         kept: CellGeometry | None = None,
-        trusted: bool = False,
     ) -> Lattice:
         """The lattice of structures.
 
@@ -200,19 +205,17 @@ class Lattice:
             limits: the largest |n_a| of a wave vector of any of the structures.
             settings: of the sum.
             kept: the geometry of the same cells, where it is known; it has no derivatives.
-            trusted: whether limits are known to hold; else structures that exceed them are invalid.
         """
         dtype = positions.dtype
-        if kept is not None:
-            fits = (cell.detach().double() == kept.cell).flatten(1).all(1)
-            geometry = kept
-        else:
-            fits = None
-            if not trusted:
-                most = torch.tensor(limits, dtype=torch.float64, device=cell.device)
-                fits = (largest_orders(cell, settings.k_cutoff) <= most).all(1)
+        geometry = kept
+        if geometry is None:
             geometry = CellGeometry.of(cell, limits, settings, dtype)
-        invalid = None if fits is None else torch.where(fits, 0.0, torch.nan).to(dtype)
+            fits = geometry.fits
+        else:
+            same = (cell.detach().double() == geometry.cell).flatten(1).all(1)
+            fits = same & geometry.fits
+        one = fits.to(dtype)
+        invalid = one / one - 1.0  # 0, or NaN
         fraction = _per_atom(positions.double(), geometry.exact_inverse, sums)
         fraction = (fraction - fraction.detach().round()).to(dtype)
         return cls(geometry, fraction, sums, invalid)
@@ -232,8 +235,6 @@ class Lattice:
             width = {4: 4, 13: 10}[table.shape[1]]
             matrix = self.geometry.to_moments[:, : table.shape[1], :width]
             moments = _per_atom(table, matrix, self.sums)
-        if self.invalid is None:
-            return moments
         return moments + self.sums.at_atoms(self.invalid[:, None])
 
 
@@ -312,6 +313,11 @@ def _own_terms(settings: Settings) -> tuple[float, ...]:
         scale * integrals[2] / 30.0,
     )
     return (q, mu, mu, mu, *[quadrupole] * 9)
+
+
+@kept()
+def _numbers(values: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 @kept()

@@ -86,12 +86,14 @@ class Backbone(Protocol):
         shifts: Tensor,
         shift: Tensor | None = None,
         hold_shift: bool = False,
+        in_field: bool = False,
     ) -> HeadOutput:
-        """The head's output for these positions and edge shifts, without a field.
+        """The head's output for these positions and edge shifts.
 
         Args:
             positions, shifts: as of the structures, with derivatives.
             shift, hold_shift: as of LongRangeHead.read.
+            in_field: with the external field, if there is one.
         """
         ...
 
@@ -199,7 +201,7 @@ def _leaves(structures: Structures) -> tuple[Tensor, Tensor]:
 def _open(backbone: Backbone, training: bool) -> Tensor:
     """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ)."""
     positions, shifts = _leaves(backbone.structures)
-    dipole = backbone.head_output(positions, shifts).dipole.sum(0)
+    dipole = backbone.head_output(positions, shifts, in_field=True).dipole.sum(0)
     rows = [_gradient(dipole[a], positions, a < 2, training) for a in range(3)]
     return torch.stack(rows, dim=1)
 

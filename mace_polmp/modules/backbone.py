@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from mace.modules.blocks import RealAgnosticAttResidualInteractionBlock
@@ -15,6 +15,8 @@ from torch import Tensor
 from mace_polmp.errors import InputError
 from mace_polmp.head import Edges
 from mace_polmp.modules.graph import Graph
+
+_ONE_PASS = threading.RLock()
 
 
 @contextmanager
@@ -26,23 +28,29 @@ def edges_of_pass(model: Any, index: Tensor) -> Iterator[list[Edges]]:
     """
     found: list[Edges] = []
     harmonics: list[tuple[Tensor, Tensor]] = []
+    own = threading.get_ident()
 
     def after_harmonics(module: Any, inputs: Any, output: Tensor) -> None:
-        harmonics.append((inputs[0], output))
+        if threading.get_ident() == own:
+            harmonics.append((inputs[0], output))
 
     def after_radial(module: Any, inputs: Any, output: tuple[Tensor, Tensor | None]) -> None:
+        if threading.get_ident() != own:
+            return
         vectors, values = harmonics[-1]
         found.append(Edges(index, vectors, output[0], output[1], values, inputs[0]))
 
-    hooks = [
-        model.spherical_harmonics.register_forward_hook(after_harmonics),
-        model.radial_embedding.register_forward_hook(after_radial),
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+    # The modules may be shared by models and threads: hooks are theirs, one pass at a time.
+    with _ONE_PASS:
+        hooks = [
+            model.spherical_harmonics.register_forward_hook(after_harmonics),
+            model.radial_embedding.register_forward_hook(after_radial),
+        ]
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def edges_of(model: Any, graph: Graph) -> Edges:
@@ -98,28 +106,12 @@ def exact_energy(
     """
     if energy.dtype == torch.float64 or hasattr(model, "embedding_readout"):
         return energy
-    table = _kept_e0s(model)
+    table = torch.atleast_2d(double_e0s(model))
     batch, head = data["batch"], data.get("head")
     heads = torch.zeros_like(batch) if head is None else head[batch]
     atomic = table[heads, data["node_attrs"].argmax(-1)]
     total = interaction.double()
     return torch.zeros_like(total).index_add(0, batch, atomic) + total
-
-
-# By model, its atomic energies, their version, and the table made of them.
-_KEPT: WeakKeyDictionary[Any, tuple[Tensor, int, Tensor | None, Tensor]] = WeakKeyDictionary()
-
-
-def _kept_e0s(model: Any) -> Tensor:
-    """double_e0s [n_heads, n_elements], computed anew where the model's own have changed."""
-    own, exact = model.atomic_energies_fn.atomic_energies, getattr(model, "_double_e0s", None)
-    kept = None if own.is_inference() else _KEPT.get(model)
-    if kept is not None and kept[0] is own and kept[1] == own._version and kept[2] is exact:
-        return kept[3]
-    table: Tensor = torch.atleast_2d(double_e0s(model))
-    if not own.is_inference():  # those have no version
-        _KEPT[model] = (own, own._version, exact, table)
-    return table
 
 
 def double_e0s(model: Any) -> Tensor:

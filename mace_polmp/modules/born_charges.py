@@ -51,9 +51,10 @@ class MACEAtStructures:
         shifts: Tensor,
         shift: Tensor | None = None,
         hold_shift: bool = False,
+        in_field: bool = False,
     ) -> HeadOutput:
         """See mace_polmp.head.born_charges.Backbone."""
-        graph = self._graph.moved(positions, shifts)
+        graph = self._graph.moved(positions, shifts, in_field)
         return self._model.long_range(graph, shift=shift, hold_shift=hold_shift)[1]
 
     def followed(self, n_edges: int) -> AbstractContextManager[Tangents]:

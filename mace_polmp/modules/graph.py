@@ -72,9 +72,9 @@ class Graph:
             plan=data.get("plan"),
         )
 
-    def moved(self, positions: Tensor, shifts: Tensor) -> Graph:
-        """With other positions and edge shifts, and without a field."""
-        data = {k: v for k, v in self.data.items() if k != "applied_field"}
+    def moved(self, positions: Tensor, shifts: Tensor, in_field: bool = False) -> Graph:
+        """With other positions and edge shifts, and without the field if it is not wanted."""
+        data = {k: v for k, v in self.data.items() if in_field or k != "applied_field"}
         return Graph.of(dict(data, positions=positions, shifts=shifts))
 
     def strained(self, with_strain: bool) -> tuple[Graph, Tensor]:

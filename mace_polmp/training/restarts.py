@@ -152,8 +152,10 @@ def check_restart(args: argparse.Namespace, facts: dict[str, Any]) -> list[str]:
         return []
     path, checkpoint = found
     saved = checkpoint.get("settings")
+    notes = []
     if saved is None:
-        return [f"{path} is of an earlier version and does not say its settings"]
+        notes = [f"{path} is of an earlier version and does not say its settings"]
+        saved = {"model": {}, "training": {}}
     now = facts["settings"]
     for name, value in now["model"].items():
         before = saved["model"].get(name, _BEFORE.get(name, value))
@@ -167,7 +169,7 @@ def check_restart(args: argparse.Namespace, facts: dict[str, Any]) -> list[str]:
                 f"{path}: belongs to a run with {flag} {before}, now it is {value}; give the same, "
                 "or another --name"
             )
-    return [
+    return notes + [
         f"--{name} is {value}, in the run so far it was {saved['training'].get(name)}"
         f"{_RATE_STAYS if name == 'lr' else ''}"
         for name, value in now["training"].items()

@@ -223,16 +223,20 @@ def test_a_run_whose_loss_is_no_number_ends_without_a_model(tmp_path, capsys):
     assert not list((tmp_path / "checkpoints").glob("*.pt"))
 
 
-def test_checkpoints_of_upstreams_format_still_load(tmp_path):
+def test_checkpoints_of_upstreams_format_still_load(tmp_path, capsys):
     """Those of earlier versions hold model, optimizer and lr_scheduler only."""
     data = write_data(tmp_path)
-    train(tmp_path, train_file=data, max_num_epochs=1)
+    train(tmp_path, train_file=data, max_num_epochs=1, kspace_taper=0.0)
     folder = tmp_path / "checkpoints"
     content = torch.load(folder / "m_run-3_epoch-0.pt", weights_only=False)
     kept = {key: content[key] for key in ("model", "optimizer", "lr_scheduler")}
     (folder / "m_run-3_best.pt").unlink()
     torch.save(kept, folder / "m_run-3_epoch-0.pt")
-    train(tmp_path, train_file=data, max_num_epochs=2, restart_latest=True, ema=True)
+    more = dict(train_file=data, max_num_epochs=2, restart_latest=True, ema=True)
+    with pytest.raises(SystemExit):  # their sums had a sharp edge
+        train(tmp_path, **more)
+    assert "with --kspace_taper 0.0, now it is 0.1; give the same" in capsys.readouterr().err
+    train(tmp_path, **more, kspace_taper=0.0)
     log = log_of(tmp_path)
     assert "does not say its settings" in log and "kept averages (--ema) in place" in log
     assert load_model(tmp_path / "m.model")

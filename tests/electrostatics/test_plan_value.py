@@ -11,6 +11,7 @@ from tests.devices import current
 
 pytestmark = pytest.mark.usefixtures("device")
 
+DOUBLE = torch.float64
 F, T = (False,) * 3, (True,) * 3
 SLAB = (True, True, False)
 
@@ -235,3 +236,41 @@ def test_an_atom_alone_does_not_see_itself_with_a_soft_edge(solver):
         power = 1 if name == "charge" else 3
         rest = (energies[1] * 2**power - energies[0]) / (2**power - 1)
         assert abs(rest) < 2e-3 * abs(energies[0]) + 1e-6, name
+
+
+def test_plans_of_other_structures_give_no_numbers():
+    """The same numbers of atoms in all, in other structures or with other boundary conditions."""
+    engine = Electrostatics(solver="ewald")
+    *system, response = batch_of([T, T], [4, 2])
+    positions, cell, pbc, batch, multipoles = system
+    good = engine.plan(cell.cpu(), pbc.cpu(), [4, 2], device=current())
+    assert torch.isfinite(engine(*system, response, plan=good).energy).all()
+    other_counts = engine.plan(cell.cpu(), pbc.cpu(), [2, 4], device=current())
+    other_pbc = engine.plan(cell.cpu(), ~pbc.cpu(), [4, 2], device=current())
+    shuffled = torch.tensor([1, 0, 0, 1, 0, 0], device=current())
+    for plan, index in ((other_counts, batch), (other_pbc, batch), (good, shuffled)):
+        out = engine(positions, cell, pbc, index, multipoles, response, plan=plan)
+        assert torch.isnan(out.energy).all() and torch.isnan(out.field).all()
+
+
+def test_a_plan_with_cells_that_it_does_not_cover_gives_no_numbers():
+    engine = Electrostatics(solver="ewald")
+    *system, response = batch_of(*CASES["periodic"])
+    small = engine.plan(0.5 * system[1].cpu(), system[2].cpu(), [20], device=current())
+    assert torch.isnan(engine(*system, response, plan=small.for_cells(system[1], DOUBLE)).energy)
+    found = engine.plan_of(0.5 * system[1], system[2], system[3])
+    assert torch.isnan(engine(*system, response, plan=found).energy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("excess", [0.0, 1e-15, 1e-9, 1e-7, 3e-7])
+def test_wave_vectors_on_the_edge_do_no_harm(excess, dtype):
+    """Weights and their slopes vanish there smoothly, also those of long wavelengths."""
+    cell = (10.0 * (1.0 + excess)) * torch.linalg.qr(torch.randn(3, 3).double())[0]
+    engine = Electrostatics(taper=0.1)
+    plan = engine.plan(cell[None], torch.ones(1, 3, dtype=torch.bool), [2])
+    (geometry,) = plan.for_cells(cell[None].to(dtype), dtype).geometry
+    assert geometry.slope.isfinite().all() and geometry.slope.abs().max() < 1e3
+    inside = (geometry.weight > 0) & (geometry.slope > 0)
+    ratio = (geometry.slope / geometry.weight)[inside & (geometry.weight > 1e-6)]
+    assert ratio.min() > 1.0  # σ² and more

@@ -12,6 +12,7 @@ from tests.devices import moved
 from tests.helpers import (
     evaluate,
     make_batch,
+    make_calculator,
     random_model,
     rock_salt,
     rounding,
@@ -314,3 +315,20 @@ def test_the_models_own_permittivity_screens_born_charges():
         born_charges(model, molecule, epsilon_infinity=1.0).cpu(),
         rtol=1e-12,
     )
+
+
+def test_born_charges_of_molecules_in_a_field_are_those_in_the_field():
+    """∂(dipole)/∂r by finite differences, response to the field included."""
+    field = np.array([0.2, 0.1, -0.1])
+    model = random_model(LongRangeOptions(induced="both"))
+    calc = make_calculator(models=model, default_dtype="float64", external_field=field)
+    atoms = salty_water()
+    found = calc.get_property("born_charges", atoms)
+    for atom, axis in ((0, 0), (3, 2)):
+        dipoles = []
+        for step in (1e-4, -1e-4):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += step
+            dipoles.append(calc.get_property("dipole", moved))
+        slope = (dipoles[0] - dipoles[1]) / 2e-4
+        np.testing.assert_allclose(found[atom, :, axis], slope, atol=1e-7)

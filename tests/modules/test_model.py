@@ -372,3 +372,25 @@ def test_hessians_are_made_row_by_row_at_once(monkeypatch, atoms, options):
     forces = model(data, training=True)["forces"]
     expected = by_loop(forces, data["positions"])
     torch.testing.assert_close(found.view(-1), expected.view(-1), rtol=1e-9, atol=1e-10)
+
+
+def test_threads_may_share_a_model():
+    """Each pass sees its own edges."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = random_model()
+    structures = [rattled(rock_salt(), seed=seed, stdev=0.02) for seed in range(12)]
+    expected = [evaluate(model, atoms)["energy"] for atoms in structures]
+    batches = [make_batch([atoms], model) for atoms in structures * 3]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda data: model(data)["energy"].detach().cpu(), batches))
+    for number, energy in enumerate(found):
+        torch.testing.assert_close(energy, expected[number % 12].detach(), rtol=0, atol=1e-12)
+
+
+def test_atomic_energies_may_be_edited_in_place():
+    model = random_model().float()
+    before = evaluate(model, salty_water())["energy"]
+    model.atomic_energies_fn.atomic_energies.data.add_(1.0)
+    after = evaluate(model, salty_water())["energy"]
+    torch.testing.assert_close(after - before, torch.full_like(before, 8.0), rtol=0, atol=1e-5)
