@@ -46,3 +46,9 @@ def kept(maxsize: int | None = None) -> Callable[[Callable[P, T]], Callable[P, T
         return call
 
     return decorate
+
+
+@kept()
+def numbers(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Numbers of the host as a tensor."""
+    return torch.tensor(values, dtype=dtype, device=device)

@@ -13,7 +13,6 @@ from mace_polmp.electrostatics.checks import check_memory, check_slabs
 from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients, check_inputs
 from mace_polmp.electrostatics.operator import FieldOperator
-from mace_polmp.electrostatics.packing import count_atoms
 from mace_polmp.electrostatics.plan import Plan, log_plan, plan_shape
 from mace_polmp.electrostatics.response import induced_charges, induced_dipoles
 from mace_polmp.electrostatics.settings import Settings
@@ -148,7 +147,7 @@ class Electrostatics(torch.nn.Module):
             ValueError: as of plan.
         """
         n = pbc.shape[0]
-        counts = count_atoms(batch, n)
+        counts = AtomSums(batch, n).counts()
         numbers = torch.cat(
             [cell.detach().reshape(n, 9).double(), pbc.double(), counts[:, None].double()], dim=1
         ).cpu()
@@ -301,10 +300,10 @@ class Electrostatics(torch.nn.Module):
             charge, energy_charge = positions.new_zeros(len(positions)), torch.zeros_like(permanent)
         if polarizability is not None:
             assert field is not None
-            acting = field
+            whole = field
             if external_field is not None:
-                acting = field + sums.at_atoms(external_field)
-            dipole, energy_dipole = induced_dipoles(polarizability, acting, sums)
+                whole = field + sums.at_atoms(external_field)
+            dipole, energy_dipole = induced_dipoles(polarizability, whole, sums)
             energy = energy + energy_dipole
         else:
             dipole, energy_dipole = torch.zeros_like(positions), torch.zeros_like(permanent)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.constants import kept
-from mace_polmp.electrostatics.vmap import one_by_one
+from mace_polmp.electrostatics.vmap import OneByOne
 from mace_polmp.units import COULOMB_CONSTANT
 
 # F_top comes from a table of polynomials up to this t. Above it is Γ(n + ½)/(2 t^{n + ½}), which
@@ -59,7 +59,7 @@ def _tail(order: int) -> float:
     return 0.5 * math.gamma(order + 0.5)
 
 
-class _BoysFunctions(torch.autograd.Function):
+class _BoysFunctions(OneByOne):
     """F_0 … F_order at t as one function, so that dF_n/dt = −F_{n+1} holds at every order."""
 
     @staticmethod
@@ -77,10 +77,6 @@ class _BoysFunctions(torch.autograd.Function):
         t, table = ctx.saved_tensors
         higher = boys_functions(t, ctx.order + 1) if torch.is_grad_enabled() else table
         return -(grad[:-1] * higher[1:]).sum(0), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_BoysFunctions.apply, info, in_dims, args)
 
 
 def _boys_table(t: Tensor, order: int) -> Tensor:

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.constants import kept
+from mace_polmp.electrostatics.constants import kept, numbers
 from mace_polmp.electrostatics.moments import add_up, evaluate, from_cube, order_of, to_cube
 from mace_polmp.electrostatics.packing import blocks
-from mace_polmp.electrostatics.vmap import one_by_one
+from mace_polmp.electrostatics.vmap import OneByOne
 
 DEFAULT_ACCURACY = 1e-5
 """Relative force error of the mesh on random multipoles."""
@@ -179,11 +179,6 @@ def _window_correction(
     return ((d1[:, None] * d2).view(-1, 1) * d3).to(dtype=dtype, device=device)
 
 
-@kept()
-def _numbers(values: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
 class Mesh:
     """The mesh solver of a batch of periodic structures.
 
@@ -197,7 +192,7 @@ class Mesh:
         self.shape = shape
         w, (n1, n2, n3) = shape.width, shape.size
         sites = sites.detach()
-        self._size = _numbers(shape.size, sites.dtype, sites.device)
+        self._size = numbers(shape.size, sites.dtype, sites.device)
         place = sites * self._size
         nearest = place.floor() + 0.5 if w % 2 == 0 else place.round()
         self._offset = place - nearest
@@ -281,16 +276,12 @@ class Mesh:
         return self._weights[highest][:, :, : order + 1]
 
 
-class _ToWaves(torch.autograd.Function):
+class _ToWaves(OneByOne):
     """Density on the mesh to S(n): Σ_m ρ_m e^{2πi n·m/size} over the window's transform."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         ctx.mesh = inputs[1]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_ToWaves.apply, info, in_dims, args)
 
     @staticmethod
     def forward(density: Tensor, mesh: MeshShape) -> Tensor:
@@ -307,16 +298,12 @@ class _ToWaves(torch.autograd.Function):
         return _ToMesh.apply(grad, ctx.mesh), None  # type: ignore[no-untyped-call]
 
 
-class _ToMesh(torch.autograd.Function):
+class _ToMesh(OneByOne):
     """The transpose of _ToWaves: Re Σ_n Γ(n)* e^{2πi n·m/size} over the window's transform."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         ctx.mesh = inputs[1]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_ToMesh.apply, info, in_dims, args)
 
     @staticmethod
     def forward(waves: Tensor, mesh: MeshShape) -> Tensor:

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.constants import kept
+from mace_polmp.electrostatics.constants import kept, numbers
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import full_precision, small_product
-from mace_polmp.electrostatics.vmap import one_by_one
+from mace_polmp.electrostatics.vmap import OneByOne
 
 Exponents = tuple[int, int, int]
 
@@ -55,11 +55,6 @@ def order_of(moments: Tensor) -> int:
     return order
 
 
-@kept()
-def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=device)
-
-
 @cache
 def _raised(order: int) -> tuple[int, ...]:
     """Place of α + e_x, then of α + e_y and α + e_z, for all α up to order."""
@@ -81,7 +76,7 @@ def along_gradient(moments: Tensor, values: Tensor) -> Tensor:
     Returns:
         [..., 3].
     """
-    index = _constant(_raised(order_of(moments)), values.device)
+    index = numbers(_raised(order_of(moments)), torch.int64, values.device)
     raised = values.index_select(-1, index).view(*values.shape[:-1], 3, -1)
     gradient: Tensor = (raised * moments.unsqueeze(-2)).sum(-1)
     return gradient
@@ -130,7 +125,7 @@ def to_cube(moments: Tensor) -> Tensor:
     """Moments as a table over (a, b, c), zero where a + b + c > order: [..., n, n, n]."""
     n = order_of(moments) + 1
     cube = moments.new_zeros(*moments.shape[:-1], n**3)
-    cube[..., _constant(_cube_places(n - 1), moments.device)] = moments
+    cube[..., numbers(_cube_places(n - 1), torch.int64, moments.device)] = moments
     out: Tensor = cube.view(*moments.shape[:-1], n, n, n)
     return out
 
@@ -138,7 +133,7 @@ def to_cube(moments: Tensor) -> Tensor:
 def from_cube(cube: Tensor) -> Tensor:
     """The entries of a table [..., n, n, n] with a + b + c < n, as moments."""
     n = cube.shape[-1]
-    index = _constant(_cube_places(n - 1), cube.device)
+    index = numbers(_cube_places(n - 1), torch.int64, cube.device)
     return cube.flatten(-3).index_select(-1, index)
 
 
@@ -154,7 +149,7 @@ class Basis(Protocol):
         ...
 
 
-class _AddUp(torch.autograd.Function):
+class _AddUp(OneByOne):
     @staticmethod
     def forward(sites: Tensor, moments: Tensor, basis: Basis) -> Tensor:
         with full_precision(moments.device):
@@ -166,10 +161,6 @@ class _AddUp(torch.autograd.Function):
         ctx.basis = inputs[2]
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_AddUp.apply, info, in_dims, args)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         sites, moments = ctx.saved_tensors
         order = order_of(moments)
@@ -179,7 +170,7 @@ class _AddUp(torch.autograd.Function):
         return of_sites, values[:, : moments.shape[1]], None
 
 
-class _Evaluate(torch.autograd.Function):
+class _Evaluate(OneByOne):
     @staticmethod
     def forward(sites: Tensor, table: Tensor, order: int, basis: Basis) -> Tensor:
         with full_precision(table.device):
@@ -189,10 +180,6 @@ class _Evaluate(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
         ctx.basis = inputs[3]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Evaluate.apply, info, in_dims, args)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.sums import AtomSums
+
 
 def blocks(n: int, elements: int, device: torch.device, on_cpu: int, on_gpu: int) -> list[slice]:
     """0 … n − 1 in slices whose temporary arrays stay below a limit; at least one, if empty.
@@ -19,12 +21,6 @@ def blocks(n: int, elements: int, device: torch.device, on_cpu: int, on_gpu: int
     """
     step = max(1, (on_cpu if device.type == "cpu" else on_gpu) // elements)
     return [slice(start, min(start + step, n)) for start in range(0, max(1, n), step)]
-
-
-def count_atoms(batch: Tensor, n_structures: int) -> Tensor:
-    """Atoms of each structure, [n_structures] int64. (On a GPU torch.bincount waits for it.)"""
-    counts = torch.zeros(n_structures, dtype=batch.dtype, device=batch.device)
-    return counts.index_add(0, batch, torch.ones_like(batch))
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Packing:
         """
         if n_structures == 1:
             return cls(None, 1, batch.shape[0])
-        counts = count_atoms(batch, n_structures)
+        counts = AtomSums(batch, n_structures).counts()
         order = torch.argsort(batch, stable=True)
         starts = torch.cumsum(counts, 0) - counts
         rank = torch.empty_like(batch)

@@ -31,7 +31,7 @@ from mace_polmp.electrostatics.moments import (
 )
 from mace_polmp.electrostatics.pairs import Pairs
 from mace_polmp.electrostatics.products import full_precision
-from mace_polmp.electrostatics.vmap import one_by_one
+from mace_polmp.electrostatics.vmap import OneByOne
 
 
 def pair_values(
@@ -55,7 +55,7 @@ def pair_values(
     return out
 
 
-class _PairValues(torch.autograd.Function):
+class _PairValues(OneByOne):
     @staticmethod
     def forward(
         positions: Tensor, moments: Tensor, order: int, pairs: Pairs, smearing: float
@@ -67,10 +67,6 @@ class _PairValues(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
         ctx.order, ctx.pairs, ctx.smearing = inputs[2:]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_PairValues.apply, info, in_dims, args)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:

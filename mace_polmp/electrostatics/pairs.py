@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.packing import blocks, count_atoms
+from mace_polmp.electrostatics.packing import blocks
+from mace_polmp.electrostatics.sums import AtomSums
 
 # Pairs whose intermediate results are in memory at one time.
 _BLOCK_CPU = 2**18
@@ -34,7 +35,7 @@ class Pairs:
     def of(cls, batch: Tensor, n_structures: int, count: int) -> Pairs:
         """The pairs of atoms with these structures, in any order."""
         order = torch.argsort(batch, stable=True)
-        ends = torch.cumsum(count_atoms(batch, n_structures), 0)
+        ends = torch.cumsum(AtomSums(batch, n_structures).counts(), 0)
         partners = ends[batch[order]] - torch.arange(1, batch.shape[0] + 1, device=batch.device)
         found = cls(count, order, torch.cumsum(partners, 0) - partners)
         if len(found.blocks()) > 1:

@@ -56,12 +56,6 @@ class PlanShape:
     pbc: tuple[Flags, ...]
     groups: tuple[Group, ...]
 
-    @property
-    def kinds(self) -> list[int]:
-        """The solver of each structure."""
-        found = {n: group.kind for group in self.groups for n in group.members}
-        return [found[n] for n in range(len(self.counts))]
-
     def covers(self, cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
         """Whether a plan of this shape can evaluate structures with these cells.
 
@@ -118,7 +112,6 @@ class Plan:
         pbc: [n_structures, 3] bool.
         structures_back, atoms_back: what puts results of the parts one after the other into the
             order of the batch; None for one part.
-        is_slab: [n_structures] bool; None without slabs.
         geometry: what depends on cells that do not change, by part; empty if they may.
     """
 
@@ -128,7 +121,6 @@ class Plan:
     pbc: Tensor
     structures_back: Tensor | None = None
     atoms_back: Tensor | None = None
-    is_slab: Tensor | None = None
     geometry: tuple[CellGeometry | None, ...] = ()
 
     @classmethod
@@ -140,14 +132,11 @@ class Plan:
             batch: [n_atoms] int64, the structure of each atom, in any order.
         """
         n_structures, device = len(shape.counts), batch.device
-        sums, is_slab = AtomSums(batch, n_structures), None
+        sums = AtomSums(batch, n_structures)
         pbc = torch.tensor(shape.pbc, device=device).view(-1, 3)
-        flags = [sum(flag) == 2 for flag in shape.pbc]
-        if any(flags):
-            is_slab = torch.tensor(flags, device=device)
         if len(shape.groups) == 1:
             whole = _part(shape.groups[0], sums, None, None)
-            return cls(shape, sums, (whole,), pbc, is_slab=is_slab)
+            return cls(shape, sums, (whole,), pbc)
         # Sorting, unlike picking by a mask, does not wait for a GPU.
         rank = [0] * n_structures
         for number, group in enumerate(shape.groups):
@@ -165,7 +154,7 @@ class Plan:
             own = AtomSums(renumbered[batch[atom]], structure.shape[0])
             parts.append(_part(group, own, structure, atom))
         back = torch.argsort(by_structure), torch.argsort(by_atom)
-        return cls(shape, sums, tuple(parts), pbc, *back, is_slab)
+        return cls(shape, sums, tuple(parts), pbc, *back)
 
     def covers(self, cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
         """Whether it can evaluate structures with these cells, see PlanShape.covers."""
@@ -180,6 +169,11 @@ class Plan:
     def is_open(self) -> bool:
         """Whether no structure is periodic in any direction."""
         return all(part.group.kind == OPEN for part in self.parts)
+
+    @property
+    def has_slabs(self) -> bool:
+        """Whether any structure is periodic in two directions."""
+        return any(part.group.has_slabs for part in self.parts)
 
     def __deepcopy__(self, memo: Any) -> Plan:
         """Itself: nothing in it changes."""

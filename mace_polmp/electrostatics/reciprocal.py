@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.constants import kept
+from mace_polmp.electrostatics.constants import numbers
 from mace_polmp.electrostatics.moments import cartesian, symmetric_rows
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import cell_volume, small_product
@@ -84,14 +84,15 @@ def _smooth_step(u: Any) -> Any:
     return u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
 
 
-def taper_of(k: Tensor, k_cutoff: float, taper: float) -> tuple[Tensor, Tensor]:
+def taper_of(k: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """The soft edge s(k) of the sphere of wave vectors, and −ds/dk.
 
     It falls from 1 to 0 over the last fraction of k_c, twice differentiable at both ends.
     """
     # The distance from the edge, so that nothing cancels where s is small.
-    inward = ((k_cutoff - k) / (taper * k_cutoff)).clamp(0.0, 1.0)
-    fall = 30.0 * (inward * (1.0 - inward)) ** 2 / (taper * k_cutoff)
+    width = settings.taper * settings.k_cutoff
+    inward = ((settings.k_cutoff - k) / width).clamp(0.0, 1.0)
+    fall = 30.0 * (inward * (1.0 - inward)) ** 2 / width
     return _smooth_step(inward), fall
 
 
@@ -104,21 +105,24 @@ class CellGeometry:
         exact_inverse, inverse: of the cells, 1/Å, in double precision and in that of positions.
         weight: s(k) e^{−σ²k²/2}/(k² eps0 V), doubled where −k is left out, 0 outside the sphere;
             [n_structures, n_1 n_2, n_3 ≥ 0].
-        slope: −(d weight/dk)/k, alike; for charges in the long-wavelength limit.
         to_moments: from charge, dipole and the nine elements of a quadrupole to moments in
             fractional coordinates, [n_structures, 13, 10].
         limits: the largest |n_a| of a wave vector.
         fits: [n_structures] bool, whether the limits suffice for the cell.
+        square, sharp: k², 1/Å², and the weight without s(k), in double precision; alike.
+        settings: of the sum.
     """
 
     cell: Tensor
     exact_inverse: Tensor
     inverse: Tensor
     weight: Tensor
-    slope: Tensor
     to_moments: Tensor
     limits: tuple[int, int, int]
     fits: Tensor
+    square: Tensor
+    sharp: Tensor
+    settings: Settings
 
     @classmethod
     def of(
@@ -143,19 +147,34 @@ class CellGeometry:
         sigma = settings.smearing
         weight = torch.exp(-0.5 * sigma**2 * square) / square
         weight = weight * (doubled / (EPS0 * volume)[:, None, None])
-        known = square.detach()
-        slope = sigma**2 + 2.0 / known
+        sharp = weight.detach()
         if settings.taper > 0:
-            soft, fall = taper_of(torch.sqrt(square), settings.k_cutoff, settings.taper)
-            slope = slope * soft.detach() + fall.detach() / known.sqrt()
-            slope, weight = slope * weight.detach(), weight * soft
-        else:
-            slope = slope * weight.detach()
-        most = _numbers(limits, torch.float64, exact.device)
+            weight = weight * taper_of(square.sqrt(), settings)[0]
+        most = numbers(limits, torch.float64, exact.device)
         fits = (largest_orders(exact, settings.k_cutoff) <= most).all(1)
         own = inverse.to(dtype)
-        tables = weight.to(dtype), slope.to(dtype), _to_moments(own)
-        return cls(exact.detach(), inverse, own, *tables, limits, fits)
+        return cls(
+            cell=exact.detach(),
+            exact_inverse=inverse,
+            inverse=own,
+            weight=weight.to(dtype),
+            to_moments=_to_moments(own),
+            limits=limits,
+            fits=fits,
+            square=square.detach(),
+            sharp=sharp,
+            settings=settings,
+        )
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """−(d weight/dk)/k, like weight; for charges in the long-wavelength limit."""
+        slope = self.settings.smearing**2 + 2.0 / self.square
+        if self.settings.taper > 0:
+            k = self.square.sqrt()
+            soft, fall = taper_of(k, self.settings)
+            slope = slope * soft + fall / k
+        return (slope * self.sharp).to(self.weight.dtype)
 
 
 def _to_moments(inverse: Tensor) -> Tensor:
@@ -272,7 +291,7 @@ class ReciprocalSpace:
         weighted = weight[..., None] * parts
         energy = 0.5 * (weighted * parts).sum((1, 2, 3))
         own = _own_terms(self.settings)
-        squares = table * table * _constant(own[: table.shape[1]], table.dtype, table.device)
+        squares = table * table * numbers(own[: table.shape[1]], table.dtype, table.device)
         energy = energy - sums.total(squares.sum(1))
         if not with_field:
             return energy, None, None
@@ -315,24 +334,14 @@ def _own_terms(settings: Settings) -> tuple[float, ...]:
     return (q, mu, mu, mu, *[quadrupole] * 9)
 
 
-@kept()
-def _numbers(values: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
-@kept()
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
 def _tapered_integrals(settings: Settings) -> list[float]:
     """∫ k^{2n} s(k) e^{−σ²k²/2} dk for n = 0, 1, 2, by Gauss-Legendre in the two pieces."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
     edge, totals = (1.0 - settings.taper) * settings.k_cutoff, [0.0, 0.0, 0.0]
     for low, high in ((0.0, edge), (edge, settings.k_cutoff)):
         k = 0.5 * (high - low) * nodes + 0.5 * (high + low)
-        u = np.clip((k - edge) / (settings.k_cutoff - edge), 0.0, 1.0)
-        value = (1.0 - _smooth_step(u)) * np.exp(-0.5 * (settings.smearing * k) ** 2)
+        inward = np.clip((settings.k_cutoff - k) / (settings.k_cutoff - edge), 0.0, 1.0)
+        value = _smooth_step(inward) * np.exp(-0.5 * (settings.smearing * k) ** 2)
         value = value * 0.5 * (high - low) * weights
         for n in range(3):
             totals[n] += float((value * k ** (2 * n)).sum())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.vmap import one_by_one
+from mace_polmp.electrostatics.vmap import OneByOne
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -37,7 +37,7 @@ class _Transposed:
             )
 
 
-class _Recomputed(torch.autograd.Function):
+class _Recomputed(OneByOne):
     @staticmethod
     def forward(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         return function(*inputs)
@@ -46,10 +46,6 @@ class _Recomputed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
         ctx.function = inputs[0]
         ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Recomputed.apply, info, in_dims, args)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:

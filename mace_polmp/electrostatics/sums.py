@@ -37,5 +37,5 @@ class AtomSums:
         return values[self.batch]
 
     def counts(self) -> Tensor:
-        """Atoms of each structure, [n_structures] int64."""
+        """Atoms of each structure, [n_structures] int64. (torch.bincount waits for a GPU.)"""
         return self.total(torch.ones_like(self.batch))

@@ -138,11 +138,11 @@ def screening_factor(
 
 def neutral_slabs(multipoles: Multipoles, plan: Plan) -> Multipoles:
     """Shift the charges of each slab by the same number, so that they sum to zero."""
-    if plan.is_slab is None:
+    if not plan.has_slabs:
         return multipoles
     sums, charge = plan.sums, multipoles.charge
     mean = sums.total(charge) / sums.counts().clamp(min=1)
-    shift = sums.at_atoms(torch.where(plan.is_slab, mean, 0.0))
+    shift = sums.at_atoms(torch.where(plan.pbc.sum(1) == 2, mean, 0.0))
     return replace(multipoles, charge=charge - shift)
 
 

@@ -39,7 +39,7 @@ class MACEAtStructures:
             graph.cell,
             graph.pbc,
             graph.batch,
-            None if graph.total_charge is None else graph.total_charges(),
+            graph.total_charge,
             graph.plan,
         )
         self._model = model

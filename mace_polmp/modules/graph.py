@@ -56,7 +56,7 @@ class Graph:
             )
         # Other programs give cells as views that upstream cannot reshape.
         cell = data["cell"].reshape(-1, 3, 3)
-        weight = data.get("born_charges_weight")
+        weight, charge = data.get("born_charges_weight"), data.get("total_charge")
         return cls(
             data=dict(data, cell=cell.reshape(-1, 3).contiguous()),
             positions=data["positions"],
@@ -66,7 +66,7 @@ class Graph:
             edge_index=data["edge_index"],
             shifts=data["shifts"],
             node_attrs=data["node_attrs"],
-            total_charge=data.get("total_charge"),
+            total_charge=None if charge is None else charge.view(-1).to(data["positions"]),
             external_field=data.get("applied_field"),
             born_charges_weight=None if weight is None else weight.view(-1),
             plan=data.get("plan"),
@@ -105,9 +105,3 @@ class Graph:
             shifts=shifts.squeeze(1),
         )
         return Graph.of(data), displacement
-
-    def total_charges(self) -> Tensor:
-        """The total charge of each structure, [n_structures], e; 0 where none is said."""
-        if self.total_charge is None:
-            return self.positions.new_zeros(self.pbc.shape[0])
-        return self.total_charge.view(-1).to(self.positions)

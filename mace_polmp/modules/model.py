@@ -303,7 +303,7 @@ class MultipoleMACE(ScaleShiftMACE):
         with edges_of_pass(self, graph.edge_index) as found:
             out: dict[str, Any] = super().forward(dict(graph.data), compute_force=False)
         energy = exact_energy(self, graph.data, out["energy"], out["interaction_energy"])
-        edges = found[0] if found else edges_of(self, graph)
+        edges = found[0] if found else None
         return BackboneOutput(energy, out["interaction_energy"], out["node_feats"], edges, out)
 
     def head_input(self, graph: Graph, short: BackboneOutput) -> HeadInput:

@@ -167,8 +167,12 @@ def _axes_of(projector: Array) -> Axes:
     return tuple(tuple(float(x) for x in v) for v in vectors.T[values > 0.5])
 
 
-def _axes_said(atoms: Atoms) -> Axes | None:
-    """The axes that a frame says, None of what is not understood."""
+def _axes_said(atoms: Atoms) -> Axes:
+    """The axes that a frame says.
+
+    Raises:
+        InputError: it says something else.
+    """
     said = np.asarray(atoms.info[RESTS])
     if said.size == 1:
         return ALL if bool(said) else ()
@@ -192,10 +196,10 @@ def _free_axes(atoms: Atoms) -> Axes:
         kind = type(constraint).__name__
         if kind == "Hookean":  # a spring to another atom, a point or a plane
             to = getattr(constraint, "_type", "two atoms")
-            normal = np.asarray(constraint.plane[:3]) if to == "plane" else None
             if to == "point":
                 return ()
-            held += np.zeros((3, 3)) if normal is None else np.outer(normal, normal)
+            if to == "plane":
+                held += np.outer(constraint.plane[:3], constraint.plane[:3])
         elif kind in _PROJECTING:
             taken = []
             for axis in np.eye(3):

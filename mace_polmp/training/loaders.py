@@ -44,19 +44,6 @@ class PlannedLoader:
             yield batch
 
 
-def with_plans(loader: Any, model: Any, device: torch.device) -> Any:
-    """A loader with plans of the model's electrostatics.
-
-    Args:
-        loader: upstream's.
-        model: a MultipoleMACE.
-        device: where it is.
-    """
-    if isinstance(loader, PlannedLoader):
-        return loader
-    return PlannedLoader(loader, model.electrostatics, device)
-
-
 def check_counts(dataset: Any, kind: str, used: list[str]) -> None:
     """Refuse data in which nothing counts: the loss would be 0, and the first epoch the best.
 

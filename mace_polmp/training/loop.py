@@ -18,7 +18,7 @@ import torch
 
 from mace_polmp.errors import InputError
 from mace_polmp.training.checkpoints import CheckpointHandler, normalisation_of
-from mace_polmp.training.loaders import with_plans
+from mace_polmp.training.loaders import PlannedLoader
 from mace_polmp.training.options import loss_settings
 from mace_polmp.training.watch import (
     ADVICE,
@@ -218,7 +218,7 @@ class TrainingLoop:
         self.upstream.train_one_epoch(
             model=s["model"],
             loss_fn=loss_fn,
-            data_loader=with_plans(self._loader, s["model"], s["device"]),
+            data_loader=self._planned(self._loader),
             optimizer=s["optimizer"],
             epoch=epoch,
             output_args=s["output_args"],
@@ -252,6 +252,10 @@ class TrainingLoop:
         logging.debug(f"Epoch {epoch}: {time.time() - started:.1f} s")
         if s["distributed"]:
             torch.distributed.barrier()
+
+    def _planned(self, loader: Any) -> PlannedLoader:
+        """A loader with plans of the model's electrostatics."""
+        return PlannedLoader(loader, self.settings["model"].electrostatics, self.settings["device"])
 
     def _begin_epoch(self, epoch: int) -> torch.nn.Module:
         """Returns the loss of the stage."""
@@ -299,7 +303,7 @@ class TrainingLoop:
             loss, errors = self.upstream.evaluate(
                 model=model,
                 loss_fn=loss_fn,
-                data_loader=with_plans(loader, s["model"], s["device"]),
+                data_loader=self._planned(loader),
                 output_args=s["output_args"],
                 device=s["device"],
             )
