@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.born_charges import field_on_charges
+from mace_polmp.modules.compiled import CompiledPass
 from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
 from mace_polmp.structures import check_boundary, check_structure, near_origin, total_charge
@@ -39,7 +41,7 @@ FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | 
 logger = logging.getLogger(__name__)
 
 _MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
-_REFUSED = ("compile_mode", "enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
+_REFUSED = ("enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
 
 
 class MultipoleMACECalculator(MACECalculator):
@@ -75,8 +77,10 @@ class MultipoleMACECalculator(MACECalculator):
         sum_rule: whether to enforce the acoustic sum rule on born_charges (of an open structure
             they sum to its total charge), those of a field along periodic directions included: it
             then does not push the structure as a whole.
-        **kwargs: of mace.calculators.MACECalculator. Its compile_mode, enable_cueq, enable_oeq
-            and padding do not work with this model and are refused.
+        compile_mode: "default", or another mode of torch.compile, for long runs of one structure:
+            the first step takes minutes, the others about half their time. None for no compiling.
+        **kwargs: of mace.calculators.MACECalculator. Its enable_cueq, enable_oeq and padding do not
+            work with this model and are refused.
 
     Raises:
         InputError: a file that is not a MultipoleMACE, no model or an option that does not work.
@@ -92,6 +96,7 @@ class MultipoleMACECalculator(MACECalculator):
         epsilon_infinity: float | None = None,
         divide_by_chi: bool = False,
         sum_rule: bool = False,
+        compile_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
         for name in _REFUSED:
@@ -128,7 +133,13 @@ class MultipoleMACECalculator(MACECalculator):
         self.divide_by_chi = divide_by_chi
         self.sum_rule = sum_rule
         self._said: set[str] = set()
-        self._plans = PlanKeeper([model.electrostatics for model in loaded])
+        self._plans = PlanKeeper(
+            [model.electrostatics for model in loaded], keeps_cells=compile_mode is None
+        )
+        if compile_mode is not None:
+            self.models = [copy(model) for model in self.models]  # the caller's stay as they are
+            for model in self.models:
+                model.compiled = CompiledPass(model, compile_mode)
         self._asked_charge_key = (kwargs.get("info_keys") or {}).get("total_charge")
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
         self._clock = 0.0  # of the last

@@ -20,10 +20,13 @@ class PlanKeeper:
 
     Args:
         engines: of the models of a committee.
+        keeps_cells: whether what follows from a cell is kept while it does not change. A compiled
+            function would be another one with it.
     """
 
-    def __init__(self, engines: Sequence[Electrostatics]) -> None:
+    def __init__(self, engines: Sequence[Electrostatics], keeps_cells: bool = True) -> None:
         self._engines = engines
+        self._keeps_cells = keeps_cells
         self._plan: Plan | None = None
         self._cell: np.ndarray | None = None
 
@@ -69,7 +72,7 @@ class PlanKeeper:
             plan = engine.plan(*numbers, counts, margin=margin, device=cell.device)
         elif self._cell is None or not np.array_equal(here, self._cell):
             plan = plan.without_cells()
-        elif not plan.geometry and not plan.is_open:  # the same cell again
+        elif self._keeps_cells and not plan.geometry and not plan.is_open:  # the same cell again
             plan = plan.for_cells(cell.reshape(1, 3, 3), cell.dtype)
         self._plan, self._cell = plan, here
         return plan

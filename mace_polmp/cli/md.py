@@ -53,6 +53,13 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="initial velocities do not turn a molecule as a whole",
     )
+    run_group.add_argument(
+        "--compile_mode",
+        nargs="?",
+        const="default",
+        help="compile the model (torch.compile): for long runs, minutes at the start and about "
+        "half the time per step; default, reduce-overhead, max-autotune",
+    )
     run_group.add_argument("--seed", type=int, default=1, help="of velocities and thermostat")
     output = parser.add_argument_group("observables")
     output.add_argument("--every", type=int, default=10, help="steps between frames")
@@ -101,7 +108,9 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         rotation=not args.no_rotation,
     )
-    calculator = make_calculator(args, external_field=make_field(args))
+    calculator = make_calculator(
+        args, external_field=make_field(args), compile_mode=args.compile_mode
+    )
     where = f"{args.structure}: frame {args.frame}"
     atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
     same = ["head", "default_dtype", "epsilon_infinity", "divide_by_chi", "sum_rule"]

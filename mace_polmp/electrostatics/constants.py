@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -40,12 +40,26 @@ def kept(maxsize: int | None = None) -> Callable[[Callable[P, T]], Callable[P, T
 
         @wraps(function)
         def call(*args: P.args, **named: P.kwargs) -> T:
+            if torch.compiler.is_dynamo_compiling():  # which cannot keep tensors
+                return function(*args, **named)
             return made(*args, **named)  # type: ignore[arg-type]
 
         call.cache_clear = made.cache_clear  # type: ignore[attr-defined]
         return call
 
     return decorate
+
+
+def remembered(function: Callable[P, T]) -> Callable[P, T]:
+    """functools.cache for numbers of the host, which torch.compile takes as they are."""
+    made = cache(function)
+
+    def call(*args: P.args, **named: P.kwargs) -> T:
+        return made(*args, **named)  # type: ignore[arg-type]
+
+    call.__doc__ = function.__doc__
+    found: Callable[P, T] = torch.compiler.assume_constant_result(call)
+    return found
 
 
 @kept()

@@ -102,7 +102,9 @@ class OpenBoundary:
             Energy [n_structures] eV; potential [n_atoms] V and field [n_atoms, 3] V/Å, each
             without the atom's own Gaussian, or None.
         """
-        if self.pairs.count <= (_FEW_CPU if self.positions.device.type == "cpu" else _FEW_GPU):
+        few = _FEW_CPU if self.positions.device.type == "cpu" else _FEW_GPU
+        # A compiler fuses the closed forms, and takes minutes for the many terms of moments.
+        if self.pairs.count <= few and not torch.compiler.is_dynamo_compiling():
             return self._by_moments(multipoles, with_field)
         table = _component_table(multipoles)
         parts = self.pairs.blocks()

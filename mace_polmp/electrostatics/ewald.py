@@ -30,7 +30,7 @@ def _frequencies(
     n1, n2, n3 = limits
     parts = [torch.arange(-n1, n1 + 1), torch.arange(-n2, n2 + 1), torch.arange(n3 + 1)]
     n = torch.cat(parts).double()
-    axis = torch.repeat_interleave(torch.arange(3), torch.tensor([len(p) for p in parts]))
+    axis = torch.cat([torch.full_like(part, number) for number, part in enumerate(parts)])
     powers = (2j * math.pi * n) ** torch.arange(order + 1)[:, None]
     powers[0] = 1.0
     angles = (2.0 * math.pi * n).to(dtype=dtype, device=device)

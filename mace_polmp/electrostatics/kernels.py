@@ -8,14 +8,13 @@ B_n(r) = k_e (2a/√π) (2a²)^n F_n(a² r²) with the Boys functions F_n.
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.constants import kept
+from mace_polmp.electrostatics.constants import kept, remembered
 from mace_polmp.electrostatics.vmap import OneByOne
 from mace_polmp.units import COULOMB_CONSTANT
 
@@ -53,7 +52,7 @@ def _exact(t: Tensor, n: int) -> Tensor:
     return torch.where(t < 25.0, series, far)
 
 
-@cache
+@remembered
 def _tail(order: int) -> float:
     """(2n − 1)!! √π/2^{n+1}: F_n of large t is this over t^{n + ½}."""
     return 0.5 * math.gamma(order + 0.5)

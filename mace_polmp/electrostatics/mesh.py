@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.constants import kept, numbers
+from mace_polmp.electrostatics.constants import kept, numbers, remembered
 from mace_polmp.electrostatics.moments import add_up, evaluate, from_cube, order_of, to_cube
 from mace_polmp.electrostatics.packing import blocks
 from mace_polmp.electrostatics.vmap import OneByOne
@@ -65,7 +64,7 @@ def window_width(accuracy: float) -> int:
     )
 
 
-@cache
+@remembered
 def good_size(least: int) -> int:
     """The smallest product of powers of 2, 3, 5 and 7 that is not below least."""
     size = max(least, 1)

@@ -14,13 +14,12 @@ inputs only, make the f_k anew block by block, and can be differentiated as ofte
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.constants import kept, numbers
+from mace_polmp.electrostatics.constants import kept, numbers, remembered
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.products import full_precision, small_product
 from mace_polmp.electrostatics.vmap import OneByOne
@@ -28,7 +27,7 @@ from mace_polmp.electrostatics.vmap import OneByOne
 Exponents = tuple[int, int, int]
 
 
-@cache
+@remembered
 def monomials(degree: int) -> tuple[Exponents, ...]:
     """All (a, b, c) with a + b + c = degree, x first: x·(all of degree − 1), y·(…), z·(…)."""
     return tuple(
@@ -36,7 +35,7 @@ def monomials(degree: int) -> tuple[Exponents, ...]:
     )
 
 
-@cache
+@remembered
 def all_monomials(order: int) -> tuple[Exponents, ...]:
     """Those of degree 0 … order, one degree after the other."""
     return tuple(m for degree in range(order + 1) for m in monomials(degree))
@@ -55,7 +54,7 @@ def order_of(moments: Tensor) -> int:
     return order
 
 
-@cache
+@remembered
 def _raised(order: int) -> tuple[int, ...]:
     """Place of α + e_x, then of α + e_y and α + e_z, for all α up to order."""
     place = {m: n for n, m in enumerate(all_monomials(order + 1))}
@@ -115,7 +114,7 @@ def to_moments(table: Tensor) -> Tensor:
     return torch.cat([table[:, :4], second], dim=1)
 
 
-@cache
+@remembered
 def _cube_places(order: int) -> tuple[int, ...]:
     n = order + 1
     return tuple((a * n + b) * n + c for a, b, c in all_monomials(order))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from mace_polmp.electrostatics.constants import kept
+from mace_polmp.electrostatics.products import small_product
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Multipoles:
         charge: [n_atoms], e.
         dipole: [n_atoms, 3], e Å, pointing from − to +; None for none.
         quadrupole: [n_atoms, 3, 3], e Å², symmetric and traceless, in the second-moment
-            convention: the potential of Q is +½ Q:∇∇(1/r). None for none.
+            convention: the potential of Q is +½ Q:∇∇(1/r). None for none. A trace, which no
+            potential outside shows, is taken off by the electrostatics.
     """
 
     charge: Tensor
@@ -30,6 +34,22 @@ class Multipoles:
             dipole=None if self.dipole is None else self.dipole[index],
             quadrupole=None if self.quadrupole is None else self.quadrupole[index],
         )
+
+    def traceless(self) -> Multipoles:
+        """Without the trace of the quadrupoles."""
+        if self.quadrupole is None:
+            return self
+        flat = self.quadrupole.flatten(1)
+        flat = small_product(flat, _off_trace(flat.dtype, flat.device))
+        return replace(self, quadrupole=flat.view(-1, 3, 3))
+
+
+@kept()
+def _off_trace(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What takes a third of the trace off the diagonal of nine elements, [9, 9]."""
+    unit = torch.eye(3, dtype=torch.float64).view(9)
+    whole = torch.eye(9, dtype=torch.float64) - unit[:, None] * unit / 3.0
+    return whole.to(dtype=dtype, device=device)
 
 
 def symmetric_components(quadrupole: Tensor) -> Tensor:

@@ -130,6 +130,7 @@ class FieldOperator:
 
     def evaluate(self, multipoles: Multipoles, with_field: bool) -> Found:
         """Energy, and potential and field if they are wanted."""
+        multipoles = multipoles.traceless()
         if len(self.parts) == 1:
             return self.parts[0].evaluate(multipoles, with_field)
         found = []

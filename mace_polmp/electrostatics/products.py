@@ -7,7 +7,7 @@ large terms in a structure factor cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ def _switch(device: torch.device) -> Any:
     return switch if hasattr(switch, "fp32_precision") or hasattr(switch, "allow_tf32") else None
 
 
-def _is_rounded(device: torch.device) -> bool:
+def _setting(device: torch.device) -> bool:
     """Whether products in single precision may lose digits."""
     switch = _switch(device)
     if switch is None:
@@ -34,6 +34,9 @@ def _is_rounded(device: torch.device) -> bool:
     if hasattr(switch, "fp32_precision"):  # torch 2.9 and later
         return switch.fp32_precision not in _EXACT
     return bool(switch.allow_tf32)
+
+
+_is_rounded: Callable[[torch.device], bool] = torch.compiler.assume_constant_result(_setting)
 
 
 @contextmanager

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.constants import numbers
+from mace_polmp.electrostatics.constants import numbers, remembered
 from mace_polmp.electrostatics.moments import cartesian, symmetric_rows
 from mace_polmp.electrostatics.multipoles import Multipoles
+from mace_polmp.electrostatics.once import computed_once
 from mace_polmp.electrostatics.products import cell_volume, small_product
 from mace_polmp.electrostatics.settings import Settings
 from mace_polmp.electrostatics.sums import AtomSums
@@ -166,7 +166,7 @@ class CellGeometry:
             settings=settings,
         )
 
-    @cached_property
+    @computed_once
     def slope(self) -> Tensor:
         """−(d weight/dk)/k, like weight; for charges in the long-wavelength limit."""
         slope = self.settings.smearing**2 + 2.0 / self.square
@@ -290,7 +290,8 @@ class ReciprocalSpace:
         parts = torch.view_as_real(factor)
         weighted = weight[..., None] * parts
         energy = 0.5 * (weighted * parts).sum((1, 2, 3))
-        own = _own_terms(self.settings)
+        settings = self.settings
+        own = _own_terms(settings.smearing, settings.k_cutoff, settings.taper)
         squares = table * table * numbers(own[: table.shape[1]], table.dtype, table.device)
         energy = energy - sums.total(squares.sum(1))
         if not with_field:
@@ -312,19 +313,18 @@ def _per_atom(vectors: Tensor, matrices: Tensor, sums: AtomSums) -> Tensor:
     return small_product(vectors[:, None], matrices[sums.batch]).squeeze(1)
 
 
-@cache
-def _own_terms(settings: Settings) -> tuple[float, ...]:
+@remembered
+def _own_terms(smearing: float, k_cutoff: float, taper: float) -> tuple[float, ...]:
     """The interaction of each Gaussian multipole with itself, which the k-space sum contains.
 
     Coefficients of q², of each μ_a² and each Q_ab², eV per e², e² Å² and e² Å⁴: integrals of
     (1, k²/3, k⁴/30) s(k) e^{−σ²k²/2} over k, over 4π² eps0. Those of a sharp sphere are for all k:
     what lies beyond k_c is small.
     """
-    sigma = settings.smearing
     root = math.sqrt(math.pi / 2.0)
-    integrals = [root / sigma, root / sigma**3, 3.0 * root / sigma**5]
-    if settings.taper > 0:
-        integrals = _tapered_integrals(settings)
+    integrals = [root / smearing, root / smearing**3, 3.0 * root / smearing**5]
+    if taper > 0:
+        integrals = _tapered_integrals(smearing, k_cutoff, taper)
     scale = 1.0 / (4.0 * math.pi**2 * EPS0)
     q, mu, quadrupole = (
         scale * integrals[0],
@@ -334,14 +334,14 @@ def _own_terms(settings: Settings) -> tuple[float, ...]:
     return (q, mu, mu, mu, *[quadrupole] * 9)
 
 
-def _tapered_integrals(settings: Settings) -> list[float]:
+def _tapered_integrals(smearing: float, k_cutoff: float, taper: float) -> list[float]:
     """∫ k^{2n} s(k) e^{−σ²k²/2} dk for n = 0, 1, 2, by Gauss-Legendre in the two pieces."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    edge, totals = (1.0 - settings.taper) * settings.k_cutoff, [0.0, 0.0, 0.0]
-    for low, high in ((0.0, edge), (edge, settings.k_cutoff)):
+    edge, totals = (1.0 - taper) * k_cutoff, [0.0, 0.0, 0.0]
+    for low, high in ((0.0, edge), (edge, k_cutoff)):
         k = 0.5 * (high - low) * nodes + 0.5 * (high + low)
-        inward = np.clip((settings.k_cutoff - k) / (settings.k_cutoff - edge), 0.0, 1.0)
-        value = _smooth_step(inward) * np.exp(-0.5 * (settings.smearing * k) ** 2)
+        inward = np.clip((k_cutoff - k) / (k_cutoff - edge), 0.0, 1.0)
+        value = _smooth_step(inward) * np.exp(-0.5 * (smearing * k) ** 2)
         value = value * 0.5 * (high - low) * weights
         for n in range(3):
             totals[n] += float((value * k ** (2 * n)).sum())

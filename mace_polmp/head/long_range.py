@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from e3nn import o3
@@ -19,6 +18,7 @@ from mace_polmp.electrostatics import (
     ResponseCoefficients,
 )
 from mace_polmp.electrostatics.engine import acting_on_charges
+from mace_polmp.electrostatics.once import computed_once
 from mace_polmp.electrostatics.plan import log_plan
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.head.convolutions import Edges
@@ -89,12 +89,12 @@ class HeadOutput:
         """Long-range energy, [n_structures], eV."""
         return self.result.energy
 
-    @cached_property
+    @computed_once
     def charges(self) -> Tensor:
         """Permanent plus induced charges, [n_atoms], e."""
         return self.multipoles.charge + self.result.induced_charge
 
-    @cached_property
+    @computed_once
     def atomic_dipoles(self) -> Tensor:
         """Permanent plus induced dipoles, [n_atoms, 3], e Å."""
         return atomic_dipoles(self.multipoles, self.result)
@@ -113,17 +113,17 @@ class HeadOutput:
             return torch.zeros_like(self.multipoles.charge)
         return self.response.softness
 
-    @cached_property
+    @computed_once
     def atomic_polarizabilities(self) -> Tensor:
         """α, [n_atoms, 3, 3], e² Å²/eV; zero without induced dipoles."""
         return polarizability_tensors(self.response, len(self.positions), self.positions)
 
-    @cached_property
+    @computed_once
     def dipole(self) -> Tensor:
         """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates."""
         return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
 
-    @cached_property
+    @computed_once
     def polarizability(self) -> Tensor:
         """Σ α, [n_structures, 3, 3], e² Å²/eV."""
         return self.sums.total(self.atomic_polarizabilities)

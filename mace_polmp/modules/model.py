@@ -78,6 +78,7 @@ class MultipoleMACE(ScaleShiftMACE):
 
     trained_on: TrainingRecord = TrainingRecord()  # also of models saved before they remembered
     _double_e0s: Tensor | None = None  # what a model in single precision rounds
+    compiled: Any = None  # a CompiledPass, for evaluations that need first derivatives only
 
     def __init__(
         self,
@@ -262,13 +263,18 @@ class MultipoleMACE(ScaleShiftMACE):
         strained, displacement = graph.strained(
             compute_virials or compute_stress or compute_displacement
         )
-        short, out = self.long_range(strained)
-        extra = {}
-        if graph.born_charges_weight is not None:
-            extra["born_charges"] = labelled_born_charges(self, graph, training, out)
-        interaction = short.interaction_energy + out.energy
+        compiled = self.compiled
+        labelled = graph.born_charges_weight is not None
+        first_order = not (training or compute_hessian or labelled)
+        if compiled is not None and first_order and compiled.takes(strained):
+            outputs = compiled(strained)
+        else:
+            short, out = self.long_range(strained)
+            outputs = self.outputs(short, out)
+            if labelled:
+                outputs["born_charges"] = labelled_born_charges(self, graph, training, out)
         forces, virials, stress, hessian, _ = get_outputs(
-            energy=interaction,
+            energy=outputs["interaction_energy"],
             positions=graph.positions,
             displacement=displacement,
             cell=graph.cell.reshape(-1, 3),
@@ -278,38 +284,50 @@ class MultipoleMACE(ScaleShiftMACE):
             compute_stress=compute_stress,
             compute_hessian=compute_hessian,
         )
-        energy = short.energy + out.energy
+        energy = outputs["energy"]
         if training and isinstance(self.long_range_options.epsilon_infinity, str):
             # A distributed training wants a gradient of every parameter, labels or not.
             energy = energy + 0.0 * self.raw_permittivity
             forces = None if forces is None else forces + 0.0 * self.raw_permittivity
         return {
-            **short.outputs,
+            **outputs,
             "energy": energy,
-            "interaction_energy": interaction,
-            "short_range_energy": short.energy,
-            "long_range_energy": out.energy,
             "forces": forces,
             "virials": virials,
             "stress": stress,
             "hessian": hessian,
             "displacement": displacement,
+        }
+
+    def outputs(self, short: BackboneOutput, out: HeadOutput) -> dict[str, Tensor | None]:
+        """The outputs of forward that are not derivatives of the energy."""
+        return {
+            **short.outputs,
+            "energy": short.energy + out.energy,
+            "interaction_energy": short.interaction_energy + out.energy,
+            "short_range_energy": short.energy,
+            "long_range_energy": out.energy,
             **electrical_outputs(out),
-            **extra,
         }
 
     def backbone(self, graph: Graph) -> BackboneOutput:
         """What the backbone alone gives, without derivatives; energies in double precision."""
-        with edges_of_pass(self, graph.edge_index) as found:
+        if torch.compiler.is_dynamo_compiling():  # which knows no hooks, and no computation twice
+            found: list[Edges] = []
             out: dict[str, Any] = super().forward(dict(graph.data), compute_force=False)
+        else:
+            with edges_of_pass(self, graph.edge_index) as found:
+                out = super().forward(dict(graph.data), compute_force=False)
         energy = exact_energy(self, graph.data, out["energy"], out["interaction_energy"])
         edges = found[0] if found else None
         return BackboneOutput(energy, out["interaction_energy"], out["node_feats"], edges, out)
 
-    def head_input(self, graph: Graph, short: BackboneOutput) -> HeadInput:
+    def head_input(
+        self, graph: Graph, short: BackboneOutput, needs_edges: bool | None = None
+    ) -> HeadInput:
         """What the backbone gives to the head."""
         edges = short.edges
-        if edges is None and self.head.needs_edges:
+        if edges is None and (self.head.needs_edges if needs_edges is None else needs_edges):
             edges = edges_of(self, graph)
         return HeadInput(
             positions=graph.positions,

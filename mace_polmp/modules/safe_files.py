@@ -137,6 +137,16 @@ def _checksum(config: str, state: State) -> str:
     return found.hexdigest()
 
 
+def rebuilt(model: MultipoleMACE) -> MultipoleMACE:
+    """The model made anew from its configuration, with copies of its weights.
+
+    Raises:
+        InputError: as save.
+    """
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return _rebuild(describe(model), state, "model")
+
+
 def read_header(path: str | Path) -> tuple[int, Config]:
     """Format version and configuration of a file, without its tensors.
 

@@ -1,6 +1,7 @@
 """The physics of the engine: limits, symmetries, exact derivatives, known constants."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,17 @@ def test_two_far_charges_and_a_charge_with_a_dipole():
     assert out.energy.item() == pytest.approx(COULOMB_CONSTANT * 0.3 / 400, rel=1e-12)
     expected = torch.tensor([0, 0, COULOMB_CONSTANT / 400], dtype=torch.float64)
     torch.testing.assert_close(out.field[1], expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("n, cell", [(6, None), (40, None), (12, TRICLINIC)])
+def test_a_trace_of_the_quadrupoles_has_no_energy(n, cell):
+    positions, multipoles, response = random_system(n)
+    trace = torch.arange(n, dtype=torch.float64)[:, None, None] * torch.eye(3, dtype=torch.float64)
+    traced = replace(multipoles, quadrupole=multipoles.quadrupole + trace)
+    found = evaluate(positions, traced, response, cell)
+    expected = evaluate(positions, multipoles, response, cell)
+    torch.testing.assert_close(found.energy, expected.energy, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.field, expected.field, rtol=1e-11, atol=1e-11)
 
 
 def test_dipoles_and_quadrupoles_are_limits_of_point_charges():
