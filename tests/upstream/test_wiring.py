@@ -19,6 +19,20 @@ def test_a_missing_name_is_reported_with_the_tested_versions(monkeypatch):
     importlib.reload(training)
 
 
+def test_another_signature_is_reported(monkeypatch):
+    original = upstream.get_params_options
+    monkeypatch.setattr(upstream, "get_params_options", lambda args, model, more=0: None)
+    importlib.reload(training)  # a new parameter with a default
+    for other in (lambda args, net: None, lambda args, model, more: None, lambda args: None):
+        monkeypatch.setattr(upstream, "get_params_options", other)
+        with pytest.raises(
+            ImportError, match=r"run_train\.get_params_options.*not \(args, model\)"
+        ):
+            importlib.reload(training)
+    monkeypatch.setattr(upstream, "get_params_options", original)
+    importlib.reload(training)
+
+
 def test_replaced_functions_come_back_after_an_error():
     original = upstream.configure_model
     with pytest.raises(RuntimeError), replaced(upstream, configure_model=print):
