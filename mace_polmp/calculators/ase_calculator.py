@@ -24,6 +24,7 @@ from mace_polmp.calculators.checks import (
     in_single_precision,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
+from mace_polmp.calculators.outputs import on_host, with_outputs
 from mace_polmp.calculators.plans import PlanKeeper
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
@@ -226,9 +227,7 @@ class MultipoleMACECalculator(MACECalculator):
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
         self._move_dipole_back()
-        for name in ELECTRICAL_OUTPUTS:
-            mean = self._outputs[name].mean(0).cpu().numpy()
-            self.results[name] = mean if mean.ndim else float(mean)
+        self.results |= on_host({n: self._outputs[n].mean(0) for n in ELECTRICAL_OUTPUTS})
         self._take_off_field(atoms, field)
         if atoms.pbc.all():
             if field.any():
@@ -392,9 +391,6 @@ class MultipoleMACECalculator(MACECalculator):
     ) -> Any:
         """Upstream's table of results [n_models, …], which it fills model by model, and ours."""
         tensors, node_e0 = super()._create_result_tensors(num_models, num_atoms, batch, out)
-        for name, (per_atom, shape) in ELECTRICAL_OUTPUTS.items():
-            full = (num_models, num_atoms, *shape) if per_atom else (num_models, *shape)
-            tensors[name] = torch.zeros(full, dtype=out[name].dtype, device=self.device)
         tensors["energy"] = torch.zeros(num_models, dtype=torch.float64, device=self.device)
-        self._outputs = tensors
+        tensors, self._outputs = with_outputs(tensors, num_models, num_atoms, out)
         return tensors, node_e0

@@ -1,0 +1,49 @@
+"""The electrical outputs of the models on their way to the results of a calculator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
+
+Tensors = dict[str, torch.Tensor]
+
+
+def with_outputs(
+    tensors: Tensors, n_models: int, n_atoms: int, out: dict[str, Any]
+) -> tuple[Tensors, Tensors]:
+    """Upstream's table of results [n_models, …], and that with the electrical outputs.
+
+    Args:
+        tensors: upstream's table.
+        n_models: in the committee.
+        n_atoms: of the structure.
+        out: outputs of the first model.
+
+    Returns:
+        What upstream fills model by model and brings to the host one by one, and what has the
+        outputs. Those of a single model upstream need not know.
+    """
+    shapes = {
+        name: (n_atoms, *shape) if per_atom else shape
+        for name, (per_atom, shape) in ELECTRICAL_OUTPUTS.items()
+    }
+    if n_models == 1:
+        found = {name: out[name].detach().view(1, *shape) for name, shape in shapes.items()}
+        return {name: t for name, t in tensors.items() if name not in shapes}, found
+    empty = {name: out[name].new_zeros(n_models, *shape) for name, shape in shapes.items()}
+    tensors = {**tensors, **empty}
+    return tensors, tensors
+
+
+def on_host(tensors: Tensors) -> dict[str, Any]:
+    """As numpy arrays and floats, with one transfer."""
+    flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors.values()]).cpu()
+    parts = flat.split([tensor.numel() for tensor in tensors.values()])
+    found = {}
+    for (name, tensor), part in zip(tensors.items(), parts, strict=True):
+        values = part.to(tensor.dtype).view(tensor.shape).numpy()
+        found[name] = values.copy() if values.ndim else float(values)
+    return found
