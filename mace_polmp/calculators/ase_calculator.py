@@ -35,7 +35,7 @@ from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
 from mace_polmp.structures import check_boundary, check_structure, near_origin, total_charge
 from mace_polmp.units import EPS0
-from mace_polmp.upstream.data import own_graphs
+from mace_polmp.upstream.data import LastNeighbours, own_graphs
 
 FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | None
 
@@ -141,6 +141,7 @@ class MultipoleMACECalculator(MACECalculator):
             self.models = [copy(model) for model in self.models]  # the caller's stay as they are
             for model in self.models:
                 model.compiled = CompiledPass(model, compile_mode)
+        self._neighbours = LastNeighbours()
         self._asked_charge_key = (kwargs.get("info_keys") or {}).get("total_charge")
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
         self._clock = 0.0  # of the last
@@ -372,7 +373,7 @@ class MultipoleMACECalculator(MACECalculator):
         if self.default_dtype == "float32":
             near = in_single_precision(atoms, bool(self.field_at(self._clock).any()))
             atoms, self._moved = near.atoms, near.by
-        with own_graphs():
+        with own_graphs(self._neighbours):
             batch = super()._atoms_to_batch(atoms)  # type: ignore[no-untyped-call]
         charge = self.total_charge(atoms)
         if charge is not None:  # upstream looks for another key than its training

@@ -443,3 +443,25 @@ def test_the_plan_is_kept_while_it_fits(device, monkeypatch):
     for other in (salty_water(), wet_slab(), rock_salt("triclinic")):
         calc.get_property("forces", other)
     assert len(made) == n_plans + 3
+
+
+def test_one_neighbour_list_serves_a_step(monkeypatch):
+    from mace.data import atomic_data
+
+    original, calls = atomic_data.get_neighborhood, []
+
+    def counted(positions, *rest, **named):
+        calls.append(positions.copy())
+        return original(positions, *rest, **named)
+
+    monkeypatch.setattr(atomic_data, "get_neighborhood", counted)
+    atoms, model = rock_salt(), random_model()
+    calculator = make_calculator(models=model)
+    for step in range(2):
+        atoms.rattle(0.05, seed=step)
+        found = [calculator.get_property(name, atoms) for name in ("forces", "born_charges")]
+        alone = make_calculator(models=model)
+        alone.calculate(atoms, ["forces", "born_charges"])
+        for name, value in zip(("forces", "born_charges"), found, strict=True):
+            np.testing.assert_array_equal(value, alone.results[name])
+    assert len(calls) == 4  # two steps, each of two calculators
