@@ -65,11 +65,11 @@ class PlanKeeper:
         )
         plan = self._plan
         if plan is None or plan.shape.settings != settings or plan.device != cell.device:
-            plan = engine.plan(*numbers, counts, device=cell.device)
+            plan = engine.plan(*numbers, counts, device=cell.device, dtype=cell.dtype)
         elif not plan.covers(*numbers, counts):
             changes = plan.shape.counts == tuple(counts)
             margin = _MARGIN if changes else 0.0
-            plan = engine.plan(*numbers, counts, margin=margin, device=cell.device)
+            plan = engine.plan(*numbers, counts, margin, cell.device, cell.dtype)
         elif self._cell is None or not np.array_equal(here, self._cell):
             plan = plan.without_cells()
         elif self._keeps_cells and not plan.geometry and not plan.is_open:  # the same cell again

@@ -110,6 +110,7 @@ class Electrostatics(torch.nn.Module):
         counts: Tensor | Sequence[int],
         margin: float = 0.0,
         device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Plan:
         """How structures are evaluated, from numbers on the host: make it once, keep it.
 
@@ -124,6 +125,8 @@ class Electrostatics(torch.nn.Module):
             counts: [n_structures], atoms of each structure; those of one follow each other.
             margin: by how much lattice vectors may grow, as a fraction.
             device: where the engine will run.
+            dtype: of the positions it will get, whose arrays must fit into memory; None for torch's
+                default.
 
         Raises:
             ValueError: as forward, of what cells and boundary conditions show; or numbers of
@@ -132,7 +135,7 @@ class Electrostatics(torch.nn.Module):
         shape = plan_shape(cell, pbc, counts, self.settings(), margin)
         log_plan(shape)
         where = torch.device("cpu" if device is None else device)
-        check_memory(shape, torch.get_default_dtype().itemsize, where)
+        check_memory(shape, (dtype or torch.get_default_dtype()).itemsize, where)
         number = torch.arange(len(shape.counts))
         batch = torch.repeat_interleave(number, torch.tensor(shape.counts, dtype=torch.int64))
         return Plan.of(shape, batch.to(where))
