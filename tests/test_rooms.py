@@ -16,9 +16,9 @@ FLOORS = (
     ("head",),
     ("structures", "labels"),
     ("modules",),
-    ("upstream", "analysis"),
+    ("upstream", "analysis", "parallel"),
     ("training", "calculators"),
-    ("simulation",),
+    ("simulation", "interfaces"),
     ("cli", "data"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

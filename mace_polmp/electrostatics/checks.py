@@ -37,21 +37,36 @@ def check_slabs(
     for number, period in zip(slabs, periods, strict=True):
         net, total, height, extent = found[number]
         where = f"structure {number} has pbc {letters(shape.pbc[number])}"
-        vacuum, least = height - extent, required_vacuum(period, shape.settings.smearing)
-        if not vacuum >= least:
-            raise ValueError(
-                f"{where}, and its atoms extend over {extent:.1f} Å of the cell's {height:.1f} Å "
-                "along the direction that is not periodic: that leaves "
-                f"{max(vacuum, 0.0):.1f} Å of vacuum, and {least:.1f} Å are needed. Make this "
-                f"lattice vector longer (a height of {extent + least:.1f} Å), and put atoms that "
-                "left the slab, or are wrapped through the vacuum, back next to it: "
-                f"as_slab(atoms, axis, vacuum={least:.1f}) of mace_polmp.structures does both"
-            )
+        check_vacuum(where, height, extent, required_vacuum(period, shape.settings.smearing))
         if abs(net) > _NEUTRAL * max(total, 1e-2):
             raise ValueError(
                 f"{where} and charges that sum to {net:.3g} e, but the energy of a charged slab "
                 "is not defined: give charges that sum to zero"
             )
+
+
+def check_vacuum(where: str, height: float, extent: float, least: float) -> None:
+    """Refuse a slab with too little vacuum.
+
+    Args:
+        where: what to call it.
+        height: of the cell, Å.
+        extent: of its atoms along the normal, Å.
+        least: the vacuum that is needed, Å.
+
+    Raises:
+        ValueError: it has less.
+    """
+    vacuum = height - extent
+    if not vacuum >= least:
+        raise ValueError(
+            f"{where}, and its atoms extend over {extent:.1f} Å of the cell's {height:.1f} Å "
+            "along the direction that is not periodic: that leaves "
+            f"{max(vacuum, 0.0):.1f} Å of vacuum, and {least:.1f} Å are needed. Make this "
+            f"lattice vector longer (a height of {extent + least:.1f} Å), and put atoms that "
+            "left the slab, or are wrapped through the vacuum, back next to it: "
+            f"as_slab(atoms, axis, vacuum={least:.1f}) of mace_polmp.structures does both"
+        )
 
 
 def check_memory(shape: PlanShape, itemsize: int, device: torch.device) -> None:

@@ -177,7 +177,7 @@ class Electrostatics(torch.nn.Module):
         return FieldOperator.of(plan, positions, cell)
 
     def _check_plan(self, plan: Plan, positions: Tensor, cell: Tensor) -> None:
-        n_atoms, n_structures = sum(plan.shape.counts), len(plan.shape.counts)
+        n_atoms, n_structures = plan.sums.batch.shape[0], plan.sums.n_structures
         if (positions.shape[0], cell.shape[0]) != (n_atoms, n_structures):
             raise ValueError(
                 f"plan is of {n_structures} structures with {n_atoms} atoms, got {cell.shape[0]} "
@@ -357,4 +357,4 @@ def _field_energy(
     per_atom = -multipoles.charge * (positions * sums.at_atoms(acting)).sum(-1)
     if multipoles.dipole is not None:
         per_atom = per_atom - (multipoles.dipole * sums.at_atoms(external_field)).sum(-1)
-    return sums.total(per_atom)
+    return sums.own(per_atom)

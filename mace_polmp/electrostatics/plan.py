@@ -124,15 +124,16 @@ class Plan:
     geometry: tuple[CellGeometry | None, ...] = ()
 
     @classmethod
-    def of(cls, shape: PlanShape, batch: Tensor) -> Plan:
+    def of(cls, shape: PlanShape, batch: Tensor, sums: AtomSums | None = None) -> Plan:
         """The plan of a batch of that shape, without waiting for the device.
 
         Args:
             shape: made from the numbers of the batch.
             batch: [n_atoms] int64, the structure of each atom, in any order.
+            sums: over the atoms, where several processes share a single structure.
         """
         n_structures, device = len(shape.counts), batch.device
-        sums = AtomSums(batch, n_structures)
+        sums = sums or AtomSums(batch, n_structures)
         pbc = torch.tensor(shape.pbc, device=device).view(-1, 3)
         if len(shape.groups) == 1:
             whole = _part(shape.groups[0], sums, None, None)
@@ -208,7 +209,8 @@ def _part(group: Group, sums: AtomSums, structures: Tensor | None, atoms: Tensor
     device, n_structures = sums.batch.device, len(group.members)
     packing = pairs = normals = is_slab = None
     if group.kind == DIRECT:
-        packing = Packing.of(sums.batch, n_structures, max(group.counts))
+        largest = sums.batch.shape[0] if n_structures == 1 else max(group.counts)
+        packing = Packing.of(sums.batch, n_structures, largest)
     if group.kind == OPEN:
         pairs = Pairs.of(sums.batch, n_structures, group.n_pairs)
     if group.has_slabs:

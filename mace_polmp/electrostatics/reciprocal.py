@@ -287,13 +287,14 @@ class ReciprocalSpace:
         fraction, weight = lattice.fraction, lattice.geometry.weight
         table = cartesian(multipoles)
         factor = self.solver.structure_factor(fraction, lattice.of_cartesian(table))
+        factor = sums.add(factor)
         parts = torch.view_as_real(factor)
         weighted = weight[..., None] * parts
-        energy = 0.5 * (weighted * parts).sum((1, 2, 3))
+        energy = sums.share(0.5 * (weighted * parts).sum((1, 2, 3)))
         settings = self.settings
         own = _own_terms(settings.smearing, settings.k_cutoff, settings.taper)
         squares = table * table * numbers(own[: table.shape[1]], table.dtype, table.device)
-        energy = energy - sums.total(squares.sum(1))
+        energy = energy - sums.own(squares.sum(1))
         if not with_field:
             return energy, None, None
 

@@ -29,7 +29,7 @@ def induced_charges(
         mean = weighted / torch.where(total > 0, total, torch.ones_like(total))
         potential = potential - sums.at_atoms(mean)
     charge = -softness * potential
-    return charge, sums.total(0.5 * charge * potential)
+    return charge, sums.own(0.5 * charge * potential)
 
 
 def induced_dipoles(polarizability: Tensor, field: Tensor, sums: AtomSums) -> tuple[Tensor, Tensor]:
@@ -44,4 +44,4 @@ def induced_dipoles(polarizability: Tensor, field: Tensor, sums: AtomSums) -> tu
         dipole = polarizability[:, None] * field
     else:
         dipole = (polarizability * field[:, None, :]).sum(-1)
-    return dipole, sums.total(-0.5 * (dipole * field).sum(-1))
+    return dipole, sums.own(-0.5 * (dipole * field).sum(-1))

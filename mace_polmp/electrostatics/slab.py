@@ -147,7 +147,7 @@ class SlabCorrection:
         moments = sums.total(torch.stack([multipoles.charge, first, second], dim=1))
         m0, m1, m2 = moments.unbind(1)
 
-        energy = factor * (m1 * m1 - m0 * m2 - 0.5 * self.width * m0 * m0)
+        energy = sums.share(factor * (m1 * m1 - m0 * m2 - 0.5 * self.width * m0 * m0))
         coefficients = factor * torch.stack([-(m2 + self.width * m0), 2.0 * m1, -m0])
         constant, linear, square = sums.at_atoms(coefficients.t()).unbind(1)
         potential = constant + z * (linear + z * square)

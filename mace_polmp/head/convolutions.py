@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ class Edges:
         lengths: [n_edges, 1], of the vectors, where the backbone has them.
         harmonics: [n_edges, (l + 1)²], real spherical harmonics of the vectors' directions of
             degrees 0 … l, e3nn's with normalization "component", where the backbone has them.
+        extend: where senders have more rows than there are atoms here, what makes the rows of
+            senders from those of atoms: see parallel/halo.py.
     """
 
     index: Tensor
@@ -40,6 +43,12 @@ class Edges:
     cutoff: Tensor | None = None
     harmonics: Tensor | None = None
     lengths: Tensor | None = None
+    extend: Callable[[Tensor], Tensor] | None = None
+
+    def of_senders(self, of_atoms: Tensor) -> Tensor:
+        """The rows of atoms at the sender of each edge, [n_edges, n]."""
+        rows = of_atoms if self.extend is None else self.extend(of_atoms)
+        return rows[self.index[0]]
 
 
 def _sum_over(messages: Tensor, receiver: Tensor, n_atoms: int) -> Tensor:
@@ -89,12 +98,12 @@ class EquivariantLift(torch.nn.Module):
 
     def forward(self, scalars: Tensor, edges: Edges) -> dict[int, Tensor]:
         """{l: [n_atoms, channels, 2l + 1]}."""
-        sender, receiver = edges.index[0], edges.index[1]
+        receiver = edges.index[1]
         radial = self.radial(edges.features)
         if edges.cutoff is not None:
             radial = radial * edges.cutoff
         weights = radial.view(-1, len(self.degrees), CHANNELS)
-        weights = weights * (self.norm * self.node_linear(scalars))[sender][:, None]
+        weights = weights * edges.of_senders(self.norm * self.node_linear(scalars))[:, None]
         harmonics, start = edges.harmonics, 0
         known = harmonics is not None and harmonics.shape[1] >= (max(self.degrees) + 1) ** 2
         if harmonics is None or not known:
@@ -164,14 +173,14 @@ class ChargeTransfer(torch.nn.Module):
 
     def forward(self, scalars: Tensor, node_attrs: Tensor, edges: Edges) -> Tensor:
         """Charges, [n_atoms], e."""
-        sender, receiver = edges.index[0], edges.index[1]
+        receiver = edges.index[1]
         pair = self.node_linear(scalars) + node_attrs @ self.element_bias
         lengths = edges.lengths
         if lengths is None:
             lengths = torch.linalg.vector_norm(edges.vectors, dim=-1, keepdim=True)
         inside = (1.0 - (lengths / self.cutoff) ** 2).clamp(min=0.0) ** 3
         weights = (torch.exp(-((lengths / self.widths) ** 2)) * inside) @ self.radial
-        messages = self.messages(weights.repeat(1, 2) * pair[sender])
+        messages = self.messages(weights.repeat(1, 2) * edges.of_senders(pair))
         summed = _sum_over(messages, receiver, scalars.shape[0])
         a, b = pair.chunk(2, dim=1)
         sum_a, sum_b = summed.chunk(2, dim=1)

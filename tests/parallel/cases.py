@@ -1,0 +1,81 @@
+"""Structures and models that processes share in the tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mace_polmp.head import LongRangeOptions
+from tests.helpers import random_model, rock_salt, salty_water, wet_slab
+
+
+@dataclass(frozen=True)
+class Case:
+    """make() gives atoms, model and settings of SharedModel; empty: processes without atoms."""
+
+    make: Callable
+    empty: int = 0
+
+
+def _shuffled(atoms):
+    atoms.rattle(0.05, seed=3)
+    return atoms
+
+
+def _small_cell():
+    """Smaller than the cutoff, with two periodic images of a neighbour."""
+    atoms = rock_salt("triclinic")
+    atoms.set_cell(atoms.cell * 0.75, scale_atoms=True)
+    return _shuffled(atoms)
+
+
+def _tall(atoms):
+    atoms.cell[2] *= 3.0
+    return _shuffled(atoms)
+
+
+def model(solver="auto", dtype=None, **options):
+    found = random_model(LongRangeOptions(**options))
+    found.electrostatics.solver = solver
+    return found if dtype is None else found.to(dtype)
+
+
+CASES = {
+    "direct": Case(lambda: (_shuffled(rock_salt()), model("ewald"), {})),
+    "mesh": Case(
+        lambda: (_shuffled(rock_salt() * (2, 2, 2)), model("mesh", charge_readout="transfer"), {})
+    ),
+    "triclinic": Case(
+        lambda: (
+            _shuffled(rock_salt("triclinic")),
+            model("ewald", constrain_charge="softness", conserve_charge=True),
+            {},
+        )
+    ),
+    "small": Case(lambda: (_small_cell(), model("ewald"), {})),
+    "empty": Case(
+        lambda: (
+            _tall(salty_water(periodic=True)),
+            model("ewald", constrain_charge="uniform"),
+            {"total_charge": 1.0},
+        ),
+        empty=1,
+    ),
+    "slab": Case(lambda: (wet_slab(), model("ewald"), {"external_field": [0.0, 0.0, 0.02]})),
+    "open": Case(
+        lambda: (
+            _shuffled(salty_water()),
+            model(constrain_charge="softness"),
+            {"total_charge": -1.0, "external_field": [0.01, 0.0, -0.02]},
+        )
+    ),
+    "open empty": Case(lambda: (_shuffled(salty_water()), model(), {}), empty=1),
+}
+
+
+def charge_of(settings):
+    return float(settings.get("total_charge", 0.0))
+
+
+def field_of(settings):
+    return np.asarray(settings.get("external_field", [0.0, 0.0, 0.0]))
