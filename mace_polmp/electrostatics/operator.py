@@ -157,6 +157,7 @@ class FieldOperator:
         Returns:
             [n_structures, 3], e Å, of which only derivatives have a meaning.
         """
+        multipoles, held = multipoles.traceless(), held.traceless()
         moves = self.positions - self.positions.detach()
         found = []
         for part, operator in zip(self.plan.parts, self.parts, strict=True):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from typing import Any
 
+import mace  # noqa: F401  before e3nn
 import torch
-from mace.tools.compile import disable_e3nn_codegen, simplify
+from e3nn import get_optimization_defaults, set_optimization_defaults
+from mace.tools.compile import simplify
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
 from mace_polmp.electrostatics.products import full_precision
@@ -44,14 +50,25 @@ _PER_EDGE = {"edge_index": 1, "shifts": 0, "unit_shifts": 0}
 logger = logging.getLogger(__name__)
 
 
+# What is not the same in every step has to be told, nothing else is guessed: sizes of meshes and
+# settings become constants of the compiled function.
+_LIMITS = {
+    "automatic_dynamic_shapes": False,
+    "specialize_float": True,
+    "recompile_limit": 4 * _MOST_KINDS,
+    "accumulated_recompile_limit": 8 * _MOST_KINDS,
+}
+
+
 class CompiledPass:
     """Energies and electrical outputs of a model by torch.compile, with first derivatives.
 
-    The compiled function is that of a copy of the model. Structures with other numbers of edges
-    share it; others get their own.
+    The compiled function is that of a copy of the model, which is made anew when weights or
+    settings of the model have changed. Structures with other numbers of edges share it; others get
+    their own.
 
     Args:
-        model: as it is now; what happens to its weights later is not seen.
+        model: what is evaluated.
         mode: of MODES.
         backend: of torch.compile.
 
@@ -62,11 +79,22 @@ class CompiledPass:
     def __init__(self, model: MultipoleMACE, mode: str, backend: str = "inductor") -> None:
         if mode not in MODES:
             raise InputError(f"compile_mode must be one of {', '.join(MODES)}, got {mode!r}")
-        device = next(model.parameters()).device
-        with disable_e3nn_codegen():
+        self._how: dict[str, Any] = (
+            {"mode": mode} if backend == "inductor" else {"backend": backend}
+        )
+        self._said: set[str] = set()
+        self._start(model)
+
+    def _start(self, model: MultipoleMACE) -> None:
+        """Copy a model as it is now."""
+        self._state = _state_of(model)
+        self._device = next(model.parameters()).device
+        with _without_codegen():
             copy: Any = simplify(rebuilt(model))
-        copy = copy.to(device).eval().requires_grad_(False)
+        copy.electrostatics = deepcopy(model.electrostatics)
+        copy = copy.to(self._device).eval().requires_grad_(False)
         head = copy.head
+        self._read = (*_READ, *(getattr(model, "embedding_specs", None) or {}))
 
         def evaluated(data: dict[str, Any]) -> dict[str, Tensor]:
             graph = Graph.of(data)
@@ -79,44 +107,38 @@ class CompiledPass:
                 if isinstance(value, Tensor)
             }
 
-        how: dict[str, Any] = {"mode": mode} if backend == "inductor" else {"backend": backend}
-        self._compiled = torch.compile(evaluated, fullgraph=True, **how)
+        # torch counts and searches compiled functions by code object: each model needs its own.
+        evaluated.__code__ = evaluated.__code__.replace()
+        self._compiled = torch.compile(evaluated, fullgraph=True, **self._how)
         self._kinds: set[Any] = set()
-        self._device = device
 
-    def takes(self, graph: Graph) -> bool:
-        """Whether a batch has a compiled function, or may have one."""
-        kind = self._kind(graph)
-        if kind is None:
-            return False
-        if kind not in self._kinds and len(self._kinds) == _MOST_KINDS:
-            logger.warning(
-                "compile_mode: more than %d kinds of structures; others are evaluated without",
-                _MOST_KINDS,
-            )
-            self._kinds.add(None)  # said once
-        return kind in self._kinds or len(self._kinds) < _MOST_KINDS
+    def __call__(self, model: MultipoleMACE, graph: Graph) -> dict[str, Tensor] | None:
+        """The outputs of a batch, MultipoleMACE.outputs of it; None where it is not compiled.
 
-    def _kind(self, graph: Graph) -> Any:
-        if graph.plan is None:
-            return None
-        asked = (graph.external_field is None, graph.positions.dtype, graph.edge_index.shape[1] > 1)
-        return graph.plan.shape, asked
-
-    def __call__(self, graph: Graph) -> dict[str, Tensor]:
-        """The outputs of a batch; MultipoleMACE.outputs of it.
+        Args:
+            model: the model.
+            graph: the batch.
 
         Raises:
             InputError: torch cannot compile here.
         """
-        self._kinds.add(self._kind(graph))
+        if graph.plan is None:
+            self._say("a committee of different electrostatics is not compiled")
+            return None
+        if self._state != _state_of(model):
+            self._start(model)
+        asked = (graph.external_field is None, graph.positions.dtype, graph.edge_index.shape[1] > 1)
+        kind = (graph.plan.shape, asked)
+        if kind not in self._kinds and len(self._kinds) >= _MOST_KINDS:
+            self._say(f"more than {_MOST_KINDS} kinds of structures; others are evaluated without")
+            return None
+        self._kinds.add(kind)
         given = dict(graph.data, cell=graph.cell.reshape(-1, 3))
-        data = {name: given[name] for name in _READ if given.get(name) is not None}
+        data = {name: given[name] for name in self._read if given.get(name) is not None}
         for name, axis in _PER_EDGE.items():
             torch._dynamo.maybe_mark_dynamic(data[name], axis)
-        limits = {"recompile_limit": 4 * _MOST_KINDS, "automatic_dynamic_shapes": True}
         try:
-            with torch._dynamo.config.patch(limits), full_precision(self._device):
+            with torch._dynamo.config.patch(_LIMITS), self.precision():
                 found: dict[str, Tensor] = self._compiled(data)
         except InductorError as error:
             reason = str(error).strip().splitlines()[0]
@@ -124,8 +146,39 @@ class CompiledPass:
                 f"compile_mode: torch.compile does not work on this machine ({reason}); it needs a "
                 "C++ compiler such as g++, and Triton on a GPU; or leave compile_mode out"
             ) from error
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            self._say(f"torch cannot compile this structure ({reason}); it is evaluated without")
+            return None
         return found
+
+    def precision(self) -> AbstractContextManager[None]:
+        """What the compiled function and its derivatives run in: all digits of products."""
+        return full_precision(self._device)
+
+    def _say(self, sentence: str) -> None:
+        """Log a sentence once."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            logger.warning("compile_mode: %s", sentence)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """A model that is copied or saved is one without its compiled function."""
         return type(None), ()
+
+
+def _state_of(model: MultipoleMACE) -> tuple[Any, ...]:
+    """What tells whether weights or settings have changed."""
+    tensors = (*model.parameters(), *model.buffers())
+    return model.electrostatics.settings(), *((id(t), t._version) for t in tensors)
+
+
+@contextmanager
+def _without_codegen() -> Iterator[None]:
+    """e3nn writes no TorchScript, which torch.compile cannot read."""
+    before = get_optimization_defaults()["jit_script_fx"]
+    set_optimization_defaults(jit_script_fx=False)
+    try:
+        yield
+    finally:
+        set_optimization_defaults(jit_script_fx=before)

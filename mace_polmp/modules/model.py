@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -263,28 +264,30 @@ class MultipoleMACE(ScaleShiftMACE):
         strained, displacement = graph.strained(
             compute_virials or compute_stress or compute_displacement
         )
-        compiled = self.compiled
         labelled = graph.born_charges_weight is not None
-        first_order = not (training or compute_hessian or labelled)
-        if compiled is not None and first_order and compiled.takes(strained):
-            outputs = compiled(strained)
-        else:
+        outputs: dict[str, Tensor | None] | None = None
+        precision: AbstractContextManager[None] = nullcontext()
+        if self.compiled is not None and not (training or compute_hessian or labelled):
+            outputs = self.compiled(self, strained)
+            precision = self.compiled.precision()  # derivatives run after the function
+        if outputs is None:
             short, out = self.long_range(strained)
             outputs = self.outputs(short, out)
             if labelled:
                 outputs["born_charges"] = labelled_born_charges(self, graph, training, out)
-        forces, virials, stress, hessian, _ = get_outputs(
-            energy=outputs["interaction_energy"],
-            positions=graph.positions,
-            displacement=displacement,
-            cell=graph.cell.reshape(-1, 3),
-            training=training,
-            compute_force=compute_force,
-            compute_virials=compute_virials,
-            compute_stress=compute_stress,
-            compute_hessian=compute_hessian,
-        )
-        energy = outputs["energy"]
+        with precision:
+            forces, virials, stress, hessian, _ = get_outputs(
+                energy=outputs["interaction_energy"],
+                positions=graph.positions,
+                displacement=displacement,
+                cell=graph.cell.reshape(-1, 3),
+                training=training,
+                compute_force=compute_force,
+                compute_virials=compute_virials,
+                compute_stress=compute_stress,
+                compute_hessian=compute_hessian,
+            )
+        energy: Any = outputs["energy"]
         if training and isinstance(self.long_range_options.epsilon_infinity, str):
             # A distributed training wants a gradient of every parameter, labels or not.
             energy = energy + 0.0 * self.raw_permittivity

@@ -1,6 +1,8 @@
 """A calculator with a compiled model gives what one without gives."""
 
 import copy
+import logging
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -44,12 +46,17 @@ def test_steps_of_a_run():
     assert_same(one, other, atoms, ["born_charges"])
     np.testing.assert_allclose(one.get_hessian(atoms), other.get_hessian(atoms), atol=1e-9)
 
+    with torch.no_grad():  # changed weights are seen
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    atoms.rattle(0.01)
+    assert_same(one, other, atoms, ["energy", "forces", "stress"])
+
 
 def test_molecules_and_fields():
     model = random_model(LongRangeOptions(), **SMALL)
     one, other = compiled_calculator(model), make_calculator(models=model)
     atoms = salty_water()[:5]
-    assert_same(one, other, atoms, PROPERTIES)
     for calculator in (one, other):
         calculator.external_field = [0.0, 0.01, -0.02]
     assert_same(one, other, atoms, PROPERTIES)
@@ -60,3 +67,29 @@ def test_the_callers_model_stays_as_it_is():
     calculator = compiled_calculator(model)
     assert model.compiled is None
     assert copy.deepcopy(calculator.models[0]).compiled is None
+
+
+def test_other_meshes_are_other_functions():
+    model = random_model(LongRangeOptions(long_range_solver="mesh"), **SMALL)
+    one, other = compiled_calculator(model), make_calculator(models=model)
+    atoms = rock_salt().repeat(2)
+    for factor in (1.0, 1.12):
+        atoms.set_cell(atoms.cell * factor, scale_atoms=True)
+        with no_warning_of("mace_polmp.modules.compiled"):
+            assert_same(one, other, atoms, ["energy", "forces", "stress"])
+
+
+@contextmanager
+def no_warning_of(name):
+    """What is logged there is an error: a function that was not compiled."""
+
+    class Refuse(logging.Handler):
+        def emit(self, record):
+            raise AssertionError(record.getMessage())
+
+    handler = Refuse(logging.WARNING)
+    logging.getLogger(name).addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger(name).removeHandler(handler)
