@@ -275,9 +275,10 @@ class MultipoleMACE(ScaleShiftMACE):
             outputs = self.outputs(short, out)
             if labelled:
                 outputs["born_charges"] = labelled_born_charges(self, graph, training, out)
+        interaction: Any = outputs["interaction_energy"]
         with precision:
             forces, virials, stress, hessian, _ = get_outputs(
-                energy=outputs["interaction_energy"],
+                energy=interaction,
                 positions=graph.positions,
                 displacement=displacement,
                 cell=graph.cell.reshape(-1, 3),
