@@ -249,7 +249,7 @@ TRAINING = {
     "--lr_params_factors {1}": "--lr_params_factors must be a dictionary",
     "--name a/b": "--name must be the beginning of file names",
     "--loss dipole": "--loss dipole is not for --model MultipoleMACE",
-    "--enable_cueq True": "--enable_cueq does not work",
+    "--enable_oeq True": "--enable_oeq does not work",
     "--loss stress": "none of 3 frames has the label 'REF_stress' with a weight",
     "--dipole_weight 1 --dipole_key mu": "none of 3 frames has the label 'mu'",
     "--born_charges_weight 1": "none of 3 frames has the label 'REF_born_charges'",

@@ -29,6 +29,7 @@ from mace_polmp.calculators.plans import PlanKeeper
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.accelerated import is_accelerated, with_cuequivariance
 from mace_polmp.modules.born_charges import field_on_charges
 from mace_polmp.modules.compiled import CompiledPass
 from mace_polmp.modules.io import check_device, load_model
@@ -42,7 +43,7 @@ FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | 
 logger = logging.getLogger(__name__)
 
 _MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
-_REFUSED = ("enable_cueq", "enable_oeq", "pad_num_atoms", "pad_num_edges")
+_REFUSED = ("enable_oeq", "pad_num_atoms", "pad_num_edges")
 
 
 class MultipoleMACECalculator(MACECalculator):
@@ -80,8 +81,9 @@ class MultipoleMACECalculator(MACECalculator):
             then does not push the structure as a whole.
         compile_mode: "default", or another mode of torch.compile, for long runs of one structure:
             the first step takes minutes, the others about half their time. None for no compiling.
-        **kwargs: of mace.calculators.MACECalculator. Its enable_cueq, enable_oeq and padding do not
-            work with this model and are refused.
+        enable_cueq: evaluate the backbone with cuEquivariance.
+        **kwargs: of mace.calculators.MACECalculator. Its enable_oeq and padding do not work with
+            this model and are refused.
 
     Raises:
         InputError: a file that is not a MultipoleMACE, no model or an option that does not work.
@@ -98,15 +100,14 @@ class MultipoleMACECalculator(MACECalculator):
         divide_by_chi: bool = False,
         sum_rule: bool = False,
         compile_mode: str | None = None,
+        enable_cueq: bool = False,
         **kwargs: Any,
     ) -> None:
         for name in _REFUSED:
             if kwargs.get(name):
                 raise InputError(f"{name} does not work with a MultipoleMACE; leave it out")
         if kwargs.get("compute_atomic_stresses"):
-            raise InputError(
-                "compute_atomic_stresses: a long-range energy has no atomic stresses; leave it out"
-            )
+            raise InputError("compute_atomic_stresses: there are none; leave it out")
         if default_dtype not in ("", "float32", "float64"):
             raise InputError(f"default_dtype must be float32 or float64, got {default_dtype!r}")
         if (model_paths is None) == (models is None):
@@ -120,6 +121,8 @@ class MultipoleMACECalculator(MACECalculator):
                 raise InputError(f"models must be MultipoleMACE, got {type(model).__name__}")
         check_committee(loaded)
         check_head(kwargs.get("head"), loaded[0].heads, "head")
+        if enable_cueq:
+            loaded = [m if is_accelerated(m) else with_cuequivariance(m) for m in loaded]
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mace_polmp.training.options import TrainingOptions
 
 MODEL_NAME = "MultipoleMACE"
-# Upstream's speed options convert a model class by class and do not know this one.
-_UNSUPPORTED = ("enable_cueq", "only_cueq", "enable_oeq")
+# Upstream converts a model class by class and does not know this one.
+_UNSUPPORTED = ("enable_oeq",)
 _OTHER_LOSSES = ("dipole", "dipole_polar", "energy_forces_dipole")
 
 
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
         return
     from mace_polmp.files import locked, make_folder
     from mace_polmp.modules import MultipoleMACE
+    from mace_polmp.modules.accelerated import check_cuequivariance
     from mace_polmp.modules.io import check_device
     from mace_polmp.modules.record import TrainingRecord
     from mace_polmp.training import restarts, session
@@ -113,6 +114,10 @@ def run(args: argparse.Namespace) -> None:
     for name in _UNSUPPORTED:
         if getattr(args, name):
             raise InputError(f"--{name} does not work with --model {MODEL_NAME}; leave it out")
+    if args.enable_cueq or args.only_cueq:
+        check_cuequivariance()
+        if args.lora:
+            raise InputError("--lora does not work with cuEquivariance; leave out one of them")
     if args.loss in _OTHER_LOSSES:
         raise InputError(
             f"--loss {args.loss} is not for --model {MODEL_NAME}; take --loss weighted (or stress, "

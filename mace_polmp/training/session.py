@@ -17,6 +17,7 @@ from ase import Atoms
 from torch.nn.parallel import DistributedDataParallel
 
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.accelerated import with_cuequivariance
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.repeatable import repeatable
 from mace_polmp.training import atomic_energies
@@ -200,6 +201,9 @@ class _Session:
         if exact.numel() == backbone.atomic_energies_fn.atomic_energies.numel():
             model.keep_atomic_energies(exact)
         log_head(model)
+        if args.enable_cueq and not args.only_cueq:
+            model = with_cuequivariance(model)
+        args.enable_cueq = False  # upstream would convert the whole model, class by class
         return model, output_args
 
     def inject_LoRAs(self, original: Original, model: MultipoleMACE, **named: Any) -> MultipoleMACE:

@@ -25,6 +25,8 @@ from mace.tools import tables_utils as upstream_tables
 
 from mace_polmp.errors import InputError
 from mace_polmp.files import write_torch
+from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.accelerated import is_accelerated, without_cuequivariance
 from mace_polmp.upstream.data import own_graphs
 from mace_polmp.upstream.names import TESTED_VERSIONS, check_names, replaced
 
@@ -117,7 +119,7 @@ def run(args: argparse.Namespace, session: Any, metrics: type) -> None:
         _quiet(),
         replaced(upstream_loop, MACELoss=metrics),
         replaced(upstream_plots, filter_nonzero_weight=_filter_by_weight),
-        replaced(upstream_train, torch=_Torch(), jit=_NoScript()),
+        replaced(upstream_train, torch=_Torch(args.only_cueq), jit=_NoScript()),
     ):
         upstream_train.run(args)
 
@@ -136,16 +138,24 @@ def _in_place(session: Any) -> Iterator[None]:
 
 
 class _Torch:
-    """torch as upstream's training sees it: its files appear whole or not at all."""
+    """torch as upstream's training sees it: its files appear whole or not at all.
+
+    Args:
+        keeps_accelerated: whether models stay cuEquivariance's in their files (--only_cueq).
+    """
+
+    def __init__(self, keeps_accelerated: bool) -> None:
+        self._keeps_accelerated = keeps_accelerated
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
-    @staticmethod
-    def save(obj: Any, f: Any, **named: Any) -> None:
+    def save(self, obj: Any, f: Any, **named: Any) -> None:
         """Of torch, to a file that replaces the one before; no weight in it is frozen."""
         if isinstance(obj, torch.nn.Module):  # a copy; what this run has frozen ends with it
             obj.requires_grad_(True)
+        if isinstance(obj, MultipoleMACE) and is_accelerated(obj) and not self._keeps_accelerated:
+            obj = without_cuequivariance(obj)
         write_torch(f, obj, **named)
 
 

@@ -391,7 +391,7 @@ def test_bad_arguments_are_refused(model_file, tmp_path):
         (dict(model_paths=tmp_path / "none.model"), "no such file"),
         (dict(model_paths=str(tmp_path / "none*.model")), "no file matches"),
         (dict(model_paths=tmp_path / "newer.model"), "format version 99"),
-        (dict(model_paths=model_file, enable_cueq=True), "enable_cueq does not work"),
+        (dict(model_paths=model_file, enable_oeq=True), "enable_oeq does not work"),
         (dict(model_paths=model_file, compile_mode="fast"), "compile_mode must be one of default"),
         (dict(model_paths=model_file, default_dtype="float16"), "default_dtype must be"),
         (dict(model_paths=model_file, external_field=[0, 1]), "three finite numbers"),

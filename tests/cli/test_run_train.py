@@ -420,7 +420,7 @@ def test_bad_files_and_flags(tmp_path, capsys):
         (dict(train_file=data, long_range_solver="mesh"), "a mesh needs a periodic cell"),
         (dict(train_file=data, mesh_accuracy=1e-20), "mesh_accuracy must be at least"),
         (dict(train_file=data, batch_size=9), "is more than the 8 structures to train on"),
-        (dict(train_file=data, enable_cueq="True"), "--enable_cueq does not work"),
+        (dict(train_file=data, enable_oeq="True"), "--enable_oeq does not work"),
         (dict(train_file=data, model="MACE", multipole_lmax=1), "--multipole_lmax needs --model"),
     ]
     work = tmp_path / "work"
