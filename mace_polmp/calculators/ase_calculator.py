@@ -126,7 +126,7 @@ class MultipoleMACECalculator(MACECalculator):
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
         super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)
-        # Energies per atom would not add up to the energy: the long-range part has no atoms.
+        # Upstream's energies per atom lack the long-range part: on_demand.py has all of them.
         own = [p for p in self.implemented_properties if p not in ("energies", "node_energy")]
         own += [*ELECTRICAL_OUTPUTS, *ON_DEMAND, "zero_field_energy"]
         if self.num_models > 1:

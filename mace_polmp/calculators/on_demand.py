@@ -9,6 +9,7 @@ import torch
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import electronic_permittivity
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.atom_energies import atom_energies
 from mace_polmp.modules.born_charges import born_charges
 
 
@@ -32,8 +33,14 @@ def _permittivity(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor:
     return electronic_permittivity(polarizability, batch["cell"].reshape(1, 3, 3))[0]
 
 
+def _energies(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return atom_energies(model, batch.to_dict())
+
+
 # Results that cost more than they are usually worth: computed where asked for by name.
 ON_DEMAND = {
+    "energies": _energies,
     "born_charges": _born_charges,
     "electronic_polarizability": _polarizability,
     "electronic_permittivity": _permittivity,

@@ -123,6 +123,15 @@ class OpenBoundary:
         energy, at_sites = totals
         return energy, at_sites[0], at_sites[1:].t().contiguous()
 
+    def atom_energies(self, multipoles: Multipoles) -> Tensor:
+        """Each atom's part of the energy, ½ Σ_α m_α ∂^α φ, [n_atoms], eV."""
+        moments = to_moments(cartesian(multipoles))
+        values = pair_values(
+            self.positions, moments[None], _lmax(multipoles), self.pairs, self.smearing
+        ).squeeze(0)
+        out: Tensor = 0.5 * (moments * values[:, : moments.shape[1]]).sum(1)
+        return out
+
     def _by_moments(
         self, multipoles: Multipoles, with_field: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -32,6 +32,8 @@ class Operator(Protocol):
 
     def evaluate(self, multipoles: Multipoles, with_field: bool) -> Found: ...
 
+    def atom_energies(self, multipoles: Multipoles) -> Tensor: ...
+
 
 @dataclass(frozen=True, eq=False)
 class PeriodicOperator:
@@ -78,6 +80,12 @@ class PeriodicOperator:
             if potential is not None and field is not None:
                 potential, field = potential + correction[1], field + correction[2]
         return energy, potential, field
+
+    def atom_energies(self, multipoles: Multipoles) -> Tensor:
+        energies = self.space.atom_energies(multipoles)
+        if self.slabs is not None:
+            energies = energies + self.slabs.atom_energies(multipoles)
+        return energies
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +135,21 @@ class FieldOperator:
         _, potential, field = self.evaluate(multipoles, with_field=True)
         assert potential is not None and field is not None
         return potential, field
+
+    def atom_energies(self, multipoles: Multipoles) -> Tensor:
+        """Each atom's part of the energy, [n_atoms], eV: ½ (q φ − μ·E + ½ Q:∇∇φ).
+
+        They sum to the energy.
+        """
+        multipoles = multipoles.traceless()
+        if len(self.parts) == 1:
+            return self.parts[0].atom_energies(multipoles)
+        found = [
+            operator.atom_energies(multipoles.select(part.atoms))
+            for part, operator in zip(self.plan.parts, self.parts, strict=True)
+            if part.atoms is not None
+        ]
+        return torch.cat(found)[self.plan.atoms_back]
 
     def evaluate(self, multipoles: Multipoles, with_field: bool) -> Found:
         """Energy, and potential and field if they are wanted."""

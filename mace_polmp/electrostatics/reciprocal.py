@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.constants import numbers, remembered
-from mace_polmp.electrostatics.moments import cartesian, symmetric_rows
+from mace_polmp.electrostatics.moments import cartesian, order_of, symmetric_rows
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.once import computed_once
 from mace_polmp.electrostatics.products import cell_volume, small_product
@@ -305,6 +305,20 @@ class ReciprocalSpace:
         if multipoles.dipole is not None:
             field = field + (2.0 * own[1]) * multipoles.dipole
         return energy, potential, field
+
+    def atom_energies(self, multipoles: Multipoles) -> Tensor:
+        """Each atom's part of the energy, ½ Σ_α m_α ∂^α φ, [n_atoms], eV."""
+        lattice, sums = self.lattice, self.lattice.sums
+        table = cartesian(multipoles)
+        moments = lattice.of_cartesian(table)
+        factor = sums.add(self.solver.structure_factor(lattice.fraction, moments))
+        weighted = lattice.geometry.weight[..., None] * torch.view_as_real(factor)
+        order = order_of(moments)
+        values = self.solver.at_sites(lattice.fraction, torch.view_as_complex(weighted), order)
+        settings = self.settings
+        own = _own_terms(settings.smearing, settings.k_cutoff, settings.taper)
+        squares = table * table * numbers(own[: table.shape[1]], table.dtype, table.device)
+        return 0.5 * (moments * values).sum(1) - squares.sum(1)
 
 
 def _per_atom(vectors: Tensor, matrices: Tensor, sums: AtomSums) -> Tensor:

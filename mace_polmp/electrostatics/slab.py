@@ -153,3 +153,19 @@ class SlabCorrection:
         potential = constant + z * (linear + z * square)
         field = -(linear + 2.0 * square * z)[:, None] * normals
         return energy, potential, field
+
+    def atom_energies(self, multipoles: Multipoles) -> Tensor:
+        """Each atom's part of the energy, ½ (q φ − μ·E + ½ Q:∇∇φ), [n_atoms], eV."""
+        _, potential, field = self.evaluate(multipoles)
+        energies = multipoles.charge * potential
+        if multipoles.dipole is not None:
+            energies = energies - (multipoles.dipole * field).sum(-1)
+        if multipoles.quadrupole is not None:
+            # Of the potential, a polynomial of second degree along the normal.
+            normals = self.sums.at_atoms(self.normals)
+            bent = small_product(multipoles.quadrupole, normals[..., None]).squeeze(-1)
+            m0 = self.sums.total(multipoles.charge[:, None]).squeeze(1)
+            square = self.sums.at_atoms(-self.factor * m0)
+            energies = energies + (bent * normals).sum(-1) * square
+        out: Tensor = 0.5 * energies
+        return out

@@ -16,6 +16,7 @@ from mace_polmp.electrostatics import (
     ResponseCoefficients,
 )
 from mace_polmp.electrostatics.constants import kept
+from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.products import cell_volume
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.errors import InputError
@@ -38,6 +39,28 @@ def total_dipole(
     along a trajectory of unwrapped positions has a meaning.
     """
     return sums.total(charges[:, None] * positions + atomic_dipoles)
+
+
+def atom_energies(
+    operator: FieldOperator,
+    multipoles: Multipoles,
+    response: ResponseCoefficients,
+    result: ElectrostaticsResult,
+) -> Tensor:
+    """Each atom's part of the long-range energy, [n_atoms], eV; they sum to the energy.
+
+    ½ (q φ − μ·E + ½ Q:∇∇φ) of the permanent multipoles in the field of the others, and the energy
+    of what is induced at the atom, −½ Δq²/κ − ½ Δμ·E. Without an external field.
+    """
+    energies = operator.atom_energies(multipoles)
+    if response.softness is not None:
+        softness = response.softness
+        squares = result.induced_charge**2 / softness.where(softness > 0, 1.0)
+        energies = energies - 0.5 * squares
+    if response.polarizability is not None:
+        assert result.field is not None
+        energies = energies - 0.5 * (result.induced_dipole * result.field).sum(-1)
+    return energies
 
 
 def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: Tensor) -> Tensor:

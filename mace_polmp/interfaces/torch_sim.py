@@ -19,13 +19,12 @@ from mace.data import atomic_data
 from torch import Tensor
 
 from mace_polmp.calculators.checks import check_head, in_single_precision
-from mace_polmp.electrostatics import Electrostatics, Plan
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
+from mace_polmp.interfaces.batches import BatchPlans, charges_by_composition, composition
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
-from mace_polmp.quantities import is_finite_number
 from mace_polmp.structures import check_structure
 from mace_polmp.upstream.data import own_graphs
 
@@ -43,7 +42,6 @@ upstream_graphs: Any = atomic_data  # as upstream/data.py replaces it
 
 logger = logging.getLogger(__name__)
 
-_MARGIN = 0.03  # by how much lattice vectors may grow before a new plan is made
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -115,7 +113,7 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
         self._row = np.zeros(max(self._elements) + 1, dtype=np.int64)  # of an atomic number
         self._row[self._elements] = np.arange(len(self._elements))
         self._slab = _slab_flags(pbc)
-        self._plans = _BatchPlans(model.electrostatics)
+        self._plans = BatchPlans(model.electrostatics)
         self._said: set[str] = set()
         self.total_charge = total_charge
 
@@ -126,7 +124,7 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
 
     @total_charge.setter
     def total_charge(self, value: float | Mapping[str, float] | None) -> None:
-        self._charges = _charges_by_composition(value)
+        self._charges = charges_by_composition(value)
         self._total_charge = value
         constrained = self.model.long_range_options.constrain_charge != "none"
         if value is None and constrained:
@@ -295,7 +293,7 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
         """The total charge of a system, e."""
         if not isinstance(self._charges, dict):
             return self._charges
-        charge = self._charges.get(_composition(atoms))
+        charge = self._charges.get(composition(atoms))
         if charge is None:
             raise InputError(
                 f"state: system {number} is {atoms.symbols.get_chemical_formula()}, for which "
@@ -308,71 +306,6 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
         if sentence is not None and sentence not in self._said:
             self._said.add(sentence)
             logger.warning(sentence)
-
-
-class _BatchPlans:
-    """Plans of the electrostatics of one batch after another; the last is kept while it fits."""
-
-    def __init__(self, engine: Electrostatics) -> None:
-        self._engine = engine
-        self._plan: Plan | None = None
-        self._cells: Tensor | None = None
-
-    def knows(self, cells: Tensor, pbc: Tensor, counts: Tensor) -> bool:
-        """Whether the last batch was in the same cells, and what holds of it holds of this.
-
-        Not of slabs, whose atoms may have left.
-        """
-        plan = self._plan
-        return (
-            plan is not None
-            and self._cells is not None
-            and not plan.has_slabs
-            and plan.shape.settings == self._engine.settings()
-            and plan.covers(cells, pbc, counts)
-            and torch.equal(cells, self._cells)
-        )
-
-    def of(
-        self, cells: Tensor, pbc: Tensor, counts: Tensor, device: torch.device, dtype: torch.dtype
-    ) -> Plan:
-        """The plan of a batch.
-
-        Args:
-            cells: [n_systems, 3, 3], Å, rows are lattice vectors, on the host.
-            pbc: [n_systems, 3] bool, on the host.
-            counts: [n_systems], atoms of each, on the host.
-            device, dtype: of the model.
-
-        Raises:
-            InputError: its arrays do not fit into memory.
-        """
-        plan, before = self._plan, self._cells
-        if plan is None or plan.shape.settings != self._engine.settings():
-            plan = self._made(cells, pbc, counts, 0.0, device, dtype)
-        elif not plan.covers(cells, pbc, counts):
-            changes = plan.shape.counts == tuple(counts.tolist())
-            plan = self._made(cells, pbc, counts, _MARGIN if changes else 0.0, device, dtype)
-        elif before is None or not torch.equal(cells, before):
-            plan = plan.without_cells()
-        elif not plan.geometry and not plan.is_open:  # the same cells again
-            plan = plan.for_cells(cells.to(device, dtype), dtype)
-        self._plan, self._cells = plan, cells
-        return plan
-
-    def _made(
-        self,
-        cells: Tensor,
-        pbc: Tensor,
-        counts: Tensor,
-        margin: float,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> Plan:
-        try:
-            return self._engine.plan(cells, pbc, counts, margin, device, dtype)
-        except ValueError as error:
-            raise InputError(f"state: {error}") from error
 
 
 def _as_state(state: ts.SimState | dict[str, Any]) -> ts.SimState:
@@ -414,44 +347,6 @@ def _neighbours(
             cells.append(cell)
             start += len(atoms)
     return np.concatenate(edges, axis=1), np.concatenate(units), np.stack(cells)
-
-
-def _composition(atoms: Atoms) -> tuple[int, ...]:
-    return tuple(sorted(atoms.numbers.tolist()))
-
-
-def _charges_by_composition(value: Any) -> float | dict[tuple[int, ...], float]:
-    """Total charges in e by atomic numbers, or one for all systems.
-
-    Raises:
-        InputError: not numbers, or not by formula.
-    """
-    if value is None:
-        return 0.0
-    if is_finite_number(value):
-        return float(value)
-    if not isinstance(value, Mapping):
-        raise InputError(
-            "total_charge must be a number in e, or numbers by formula such as "
-            f"{{'H3O': 1, 'H2O': 0}}, got {value!r}. One for each system in their order would go "
-            "to other systems where torch-sim sorts them into batches"
-        )
-    charges: dict[tuple[int, ...], float] = {}
-    for formula, charge in value.items():
-        if not is_finite_number(charge):
-            raise InputError(f"total_charge of {formula} must be a number in e, got {charge!r}")
-        try:
-            composition = _composition(Atoms(formula))
-        except (KeyError, ValueError) as error:
-            raise InputError(
-                f"total_charge: {formula!r} is not a chemical formula; write it as 'H3O'"
-            ) from error
-        if charges.setdefault(composition, float(charge)) != float(charge):
-            raise InputError(
-                f"total_charge has two numbers for {formula}, as the order of elements does not "
-                "matter; evaluate systems of one formula and different charges separately"
-            )
-    return charges
 
 
 def _head_index(head: str | None, heads: list[str]) -> int:

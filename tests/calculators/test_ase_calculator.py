@@ -465,3 +465,17 @@ def test_one_neighbour_list_serves_a_step(monkeypatch):
         for name, value in zip(("forces", "born_charges"), found, strict=True):
             np.testing.assert_array_equal(value, alone.results[name])
     assert len(calls) == 4  # two steps, each of two calculators
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("make", [rock_salt, salty_water, wet_slab])
+def test_energies_of_atoms_sum_to_the_energy(make, dtype):
+    atoms = make()
+    options = LongRangeOptions(constrain_charge="softness", conserve_charge=True)
+    atoms.calc = make_calculator(models=random_model(options), default_dtype=dtype)
+    energies = atoms.get_potential_energies()
+    tolerance = 1e-10 if dtype == "float64" else 1e-4
+    assert energies.sum() == pytest.approx(atoms.get_potential_energy(), abs=tolerance)
+    atoms.calc.external_field = [0.0, 0.0, 0.01]
+    with pytest.raises(InputError, match="energies of atoms in an external field"):
+        atoms.get_potential_energies()
