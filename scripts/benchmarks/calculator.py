@@ -4,12 +4,17 @@ ASE's calculators of the two models of model.py; before every step the atoms mov
 simulation, and energy and forces are asked for. The two take turns.
 
     python scripts/benchmarks/calculator.py
+    python scripts/benchmarks/calculator.py --compiled --sizes 24 192
+
+With --compiled the model with the head takes turns with the same one compiled (compile_mode).
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,16 +50,27 @@ def step(atoms: Atoms, rng: np.random.Generator) -> float:
 
 
 def main() -> None:
-    args = argument_parser(__doc__ or "").parse_args()
+    parser = argument_parser(__doc__ or "")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="atoms")
+    parser.add_argument("--compiled", action="store_true", help="compare with compile_mode")
+    args = parser.parse_args()
     models = make_models(args.device)
-    kinds = {"without": MACECalculator, "with": MultipoleMACECalculator}
+    kinds: dict[str, Any] = {"without": MACECalculator, "with": MultipoleMACECalculator}
+    first, second = "without", "with"
+    if args.compiled:
+        kinds = {
+            "with": MultipoleMACECalculator,
+            "compiled": partial(MultipoleMACECalculator, compile_mode="default"),
+        }
+        first, second = "with", "compiled"
     rows: list[dict[str, Any]] = []
-    cases = [(n, periodic) for periodic in (True, False) for n in SIZES]
+    cases = [(n, periodic) for periodic in (True, False) for n in args.sizes]
     for n_atoms, periodic in tqdm(cases, unit="case"):
         runs = {}
         for name, kind in kinds.items():
             atoms = structure(n_atoms, periodic)
-            atoms.calc = kind(models=models[name], device=args.device, default_dtype="float32")
+            model = deepcopy(models["without" if name == "without" else "with"])
+            atoms.calc = kind(models=model, device=args.device, default_dtype="float32")
             runs[name] = (atoms, np.random.default_rng(0), [])
         for number in range(STEPS):
             for atoms, rng, seconds in runs.values():
@@ -62,17 +78,17 @@ def main() -> None:
                 if number >= 5:
                     seconds.append(taken)
         times = {name: run[2] for name, run in runs.items()}
-        pairs = [b / a for a, b in zip(times["without"], times["with"], strict=True)]
+        pairs = [b / a for a, b in zip(times[first], times[second], strict=True)]
         rows.append(
             {
                 "case": f"{'periodic' if periodic else 'open'} {n_atoms}",
-                "without, ms": 1e3 * statistics.median(times["without"]),
-                "with, ms": 1e3 * statistics.median(times["with"]),
+                f"{first}, ms": 1e3 * statistics.median(times[first]),
+                f"{second}, ms": 1e3 * statistics.median(times[second]),
                 "ratio (median of pairs)": statistics.median(pairs),
-                "ratio of minima": min(times["with"]) / min(times["without"]),
+                "ratio of minima": min(times[second]) / min(times[first]),
             }
         )
-    report(rows, args.output, "calculator")
+    report(rows, args.output, "compiled" if args.compiled else "calculator")
 
 
 if __name__ == "__main__":
