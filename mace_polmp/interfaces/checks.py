@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,13 @@ from ase.data import atomic_masses, atomic_numbers
 from mace_polmp.calculators.checks import check_committee, expand
 from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
-from mace_polmp.modules.io import load_model
+from mace_polmp.modules.io import check_device, load_model
+from mace_polmp.parallel import MPIProcesses, Processes
 
 MASS_TOLERANCE = 0.02
 """Relative; by how much a mass may differ from its element's."""
+
+logger = logging.getLogger(__name__)
 
 ISOTOPES = {1: (2.014, 3.016)}
 
@@ -82,9 +88,100 @@ def check_masses(masses: np.ndarray, numbers: np.ndarray) -> None:
         InputError: names the type.
     """
     for number, (mass, z) in enumerate(zip(masses, numbers, strict=True), start=1):
+        if not mass > 0:
+            raise InputError(
+                f"type {number} has no mass yet: mass lines come before pair_coeff or attach"
+            )
         expected = (float(atomic_masses[z]), *ISOTOPES.get(int(z), ()))
         if not any(abs(mass - m) <= MASS_TOLERANCE * m for m in expected):
             raise InputError(
                 f"type {number} has a mass of {mass:g}, and its element's is {expected[0]:g}: are "
                 "elements in the order of LAMMPS' types?"
             )
+
+
+# Terms that LAMMPS would add to the energy, and what they have to be.
+_OTHER_TERMS = ("kspace_style", "bond_style", "angle_style", "dihedral_style", "improper_style")
+# Fixes that do nothing to forces; others, defined before the model, would act before its forces.
+_HARMLESS = ("property/atom", "store", "ave/", "print", "vector", "momentum", "balance")
+
+
+def check_other_terms(lmp: Any, pair_style: str | None) -> None:
+    """Refuse terms of LAMMPS' own beside the model.
+
+    Args:
+        lmp: LAMMPS.
+        pair_style: what it has to be; None before the model is attached.
+
+    Raises:
+        InputError: names the style.
+    """
+    for name in _OTHER_TERMS:
+        style = lmp.extract_global(name)
+        if style not in (None, "none"):
+            raise InputError(
+                f"{name} {style}: its energy would be added to the model's; leave it out, or say "
+                f"{name} none"
+            )
+    found = lmp.extract_global("pair_style")
+    if pair_style is not None and found not in (None, pair_style):
+        raise InputError(
+            f"pair_style {found} has replaced that of the model; leave it out: energies are the "
+            "model's alone"
+        )
+
+
+def check_fixes(lmp: Any) -> None:
+    """Refuse fixes that were defined before the model: they would act before its forces.
+
+    Raises:
+        InputError: names them.
+    """
+    if not lmp.available_ids("fix"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fixes"
+        lmp.command(f"info fixes out overwrite {path}")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = re.findall(r"Fix\[\s*\d+\]:\s*(\S+?),\s*style = (\S+?),", text)
+    early = [f"{name} ({style})" for name, style in found if not style.startswith(_HARMLESS)]
+    if early:
+        raise InputError(
+            f"fix {', '.join(early)}: defined before the model, and would act before its forces; "
+            "define fixes after pair_coeff or attach"
+        )
+
+
+def say_charge(models: Sequence[MultipoleMACE], total_charge: float) -> None:
+    """Refuse a total charge that has no effect, and say what is assumed.
+
+    Raises:
+        InputError: a charge of models without constrained charges.
+    """
+    constrained = any(m.long_range_options.constrain_charge != "none" for m in models)
+    if total_charge != 0 and not constrained:
+        raise InputError(
+            f"total_charge {total_charge:g}: the model was trained without --constrain_charge, and "
+            "its results do not depend on it; leave it out"
+        )
+    if constrained:
+        logger.warning("the charges of the structure sum to %g e (total_charge)", total_charge)
+
+
+def decoded(images: np.ndarray) -> np.ndarray:
+    """How many lattice vectors atoms were wrapped by, [n, 3], of LAMMPS' image flags."""
+    bits = 10 if images.dtype.itemsize == 4 else 21
+    mask, half = (1 << bits) - 1, 1 << (bits - 1)
+    flags = images.astype(np.int64)
+    return np.stack([((flags >> (bits * axis)) & mask) - half for axis in range(3)], axis=1)
+
+
+def own_device(device: str, processes: Processes) -> str:
+    """Of several GPUs in a machine, one for each of its processes."""
+    check_device(device, "device")
+    if device != "cuda":
+        return device
+    rank = processes.rank
+    if isinstance(processes, MPIProcesses):
+        rank = processes.rank_in_machine()
+    return f"cuda:{rank % torch.cuda.device_count()}"

@@ -26,19 +26,23 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from matscipy.neighbours import neighbour_list
 
 from mace_polmp.calculators.checks import check_field, field_vector
 from mace_polmp.errors import InputError
 from mace_polmp.interfaces.checks import (
     atomic_numbers_of,
+    check_fixes,
     check_masses,
+    check_other_terms,
     checked_elements,
+    decoded,
     dtype_of,
     loaded_models,
+    own_device,
+    say_charge,
 )
+from mace_polmp.interfaces.neighbours import count_pairs, neighbours_of
 from mace_polmp.modules import MultipoleMACE
-from mace_polmp.modules.io import check_device
 from mace_polmp.parallel import Halo, MPIProcesses, OneProcess, Part, PartResult, SharedModel
 from mace_polmp.parallel.processes import Processes
 from mace_polmp.structures import check_structure
@@ -49,6 +53,7 @@ CHARGE, DIPOLE = "d_polmp_charge", "d2_polmp_dipole"
 _VARIABLES = ("polmp_long_range", "polmp_dipole_x", "polmp_dipole_y", "polmp_dipole_z")
 _DEVIATION = "polmp_deviation"
 _SKIN = 1.0  # Å
+_CHECK_EVERY = 1000  # steps; and at the start of every run
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +124,7 @@ class Driver:
         self.processes = processes or _processes_of(lmp)
         self.last: list[PartResult] = []
         self.deviation = 0.0
-        device = _own_device(settings.device, self.processes)
+        device = own_device(settings.device, self.processes)
         dtype = dtype_of(settings.default_dtype)
         models = [m.to(device, dtype) for m in loaded_models(model)]
         radius: Any = models[0].r_max
@@ -129,6 +134,9 @@ class Driver:
             [atomic_numbers_of(models[0]).index(z) for z in self._numbers]
         )
         self._check_lammps()
+        self._boundary = self._pbc()
+        if self.processes.rank == 0:
+            say_charge(models, settings.total_charge)
         field = None
         if settings.external_field is not None:
             field = field_vector(settings.external_field)
@@ -141,6 +149,8 @@ class Driver:
         self._halo: Halo | None = None
         self._tags: tuple[np.ndarray, np.ndarray] | None = None
         self._checked = False
+        self._last_step: int | None = None
+        self._centre = np.zeros(3)
         self._check_whole(models[0])
         self._commands()
 
@@ -163,6 +173,12 @@ class Driver:
             check_masses(np.array(masses)[1 : n_types + 1], self._numbers)
         if lmp.extract_setting("tag_enable") == 0:
             raise InputError("atom_modify id no: atoms need their numbers; leave it out")
+        if lmp.extract_setting("dimension") == 2:
+            raise InputError("dimension 2: the model has three; leave it out")
+        if lmp.has_id("fix", self.settings.fix_id):
+            raise InputError(f"LAMMPS has a fix {self.settings.fix_id} already; attach once")
+        check_other_terms(lmp, pair_style=None)
+        check_fixes(lmp)
 
     def _check_whole(self, model: MultipoleMACE) -> None:
         """Refuse the structure as the calculator would, on the first process."""
@@ -172,7 +188,7 @@ class Driver:
         if self.processes.rank == 0:
             try:
                 check_structure(whole, "atoms of LAMMPS", None, model.electrostatics)
-            except InputError as found:
+            except Exception as found:  # the others wait for an answer
                 error, message = 1, str(found)
         if int(self.processes.sum(torch.tensor([error]))[0]) > 0:
             raise InputError(message or "atoms of LAMMPS: refused, see the first process")
@@ -221,13 +237,16 @@ class Driver:
     def _step(self: Driver, step: int, n_own: int, tags: Any, x: Any, forces: Any) -> None:
         """What LAMMPS calls; an error on one process ends all of them."""
         try:
+            if self._last_step is None or step != self._last_step + 1 or step % _CHECK_EVERY == 0:
+                self._checked = False
+            self._last_step = step
             forces[:n_own] = self.evaluate(n_own)
-        except Exception as error:
+        except BaseException as error:  # an interrupt as well: LAMMPS would go on
             self._end(error)
 
-    def _end(self, error: Exception) -> None:
+    def _end(self, error: BaseException) -> None:
         if isinstance(error, InputError | ValueError):
-            print(f"mace_polmp: error: {error}", file=sys.stderr)
+            print(f"mace_polmp, process {self.processes.rank}: error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
         sys.stderr.flush()
@@ -271,11 +290,21 @@ class Driver:
         if n_own > 0:
             lmp.numpy.extract_atom(CHARGE, nelem=n_own)[:n_own] = charges
             lmp.numpy.extract_atom(DIPOLE, nelem=n_own, dim=3)[:n_own] = dipoles
-        dipole = torch.stack([r.dipole for r in self.last]).mean(0).tolist()
+        dipole = torch.stack([r.dipole for r in self.last]).mean(0).cpu().numpy()
+        dipole = (dipole + self._unwrapped(charges, n_own)).tolist()
         long_range = float(np.mean([r.long_range_energy for r in self.last]))
         for variable, value in zip(_VARIABLES, (long_range, *dipole), strict=True):
             lmp.set_internal_variable(variable, value)
         lmp.set_internal_variable(_DEVIATION, self.deviation)
+
+    def _unwrapped(self, charges: np.ndarray, n_own: int) -> np.ndarray:
+        """What makes the dipole that of atoms that were never wrapped, where LAMMPS has them."""
+        moved = np.zeros(3)
+        if n_own > 0:
+            images = np.array(self.lmp.numpy.extract_atom("image")[:n_own]).reshape(-1)
+            moved = charges @ (decoded(images) @ self._cell() + self._centre)
+        out: np.ndarray = self.processes.sum(torch.from_numpy(moved)).numpy()
+        return out
 
     def _part(self, n_own: int) -> Part:
         """Own atoms, their neighbours, and who has those."""
@@ -285,8 +314,15 @@ class Driver:
         tags = np.array(lmp.numpy.extract_atom("id", nelem=n_all)[:n_all]).reshape(-1)
         tags = tags.astype(np.int64)
         types = np.array(lmp.numpy.extract_atom("type", nelem=n_all)[:n_all]).reshape(-1) - 1
+        check_other_terms(lmp, pair_style="zero")
         cell, pbc = self._cell(), self._pbc()
-        sender, receiver = _neighbours(x, n_own, self._cutoff)
+        if pbc != self._boundary:
+            raise InputError("the boundary has changed since attach; attach a new LAMMPS")
+        if self.settings.external_field is None:  # digits in single precision
+            low, *_ = lmp.extract_box()
+            self._centre = np.array(low) + 0.5 * cell.sum(0)
+            x = x - self._centre
+        sender, receiver = neighbours_of(x, n_own, self._cutoff)
         own = tags[:n_own]
         remote = np.setdiff1d(tags[n_own:], own)
         halo = self._halo_of(own, remote)
@@ -333,48 +369,15 @@ class Driver:
     def _check_neighbours(self, n_edges: int) -> None:
         """Refuse ghosts that do not reach as far as the model, once."""
         whole = self._gathered()
-        if whole.pbc.any():
-            expected = len(neighbour_list("i", whole, self._cutoff))
-        else:
-            expected = len(_neighbours(whole.positions, len(whole), self._cutoff)[0])
+        expected = [count_pairs(whole, self._cutoff + margin) for margin in (-1e-6, 1e-6)]
         found = int(self.processes.sum(torch.tensor([n_edges]))[0])
-        if found != expected:
+        if not expected[0] <= found <= expected[1]:
             raise InputError(
                 f"LAMMPS gives {found} pairs of neighbours within {self._cutoff:g} Å, and there "
-                f"are {expected}: its ghost atoms do not reach that far. Leave pair_style and "
-                "comm_modify to attach"
+                f"are {expected[0]}: its ghost atoms do not reach that far. Leave pair_style and "
+                "comm_modify to attach, and neighbor and neigh_modify as it sets them"
             )
         self._checked = True
-
-
-def _neighbours(x: np.ndarray, n_own: int, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """Senders, among all atoms, and receivers, among the first n_own, of pairs within a cutoff."""
-    none = np.empty(0, dtype=np.int64)
-    if n_own == 0:
-        return none, none
-    low, high = x[:n_own].min(0) - cutoff - 1e-6, x[:n_own].max(0) + cutoff + 1e-6
-    near = np.flatnonzero(((x > low) & (x < high)).all(1))
-    if len(near) < 2:
-        return none, none
-    points = x[near] - x[near].min(0) + cutoff
-    span = np.diag(points.max(0) + cutoff + 1.0)
-    i, j = neighbour_list(
-        "ij", positions=points, cell=span, pbc=np.zeros(3, dtype=bool), cutoff=cutoff
-    )
-    i, j = near[i].astype(np.int64), near[j].astype(np.int64)
-    keep = j < n_own
-    return i[keep], j[keep]
-
-
-def _own_device(device: str, processes: Processes) -> str:
-    """Of several GPUs in a machine, one for each of its processes."""
-    check_device(device, "device")
-    if device != "cuda":
-        return device
-    rank = processes.rank
-    if isinstance(processes, MPIProcesses):
-        rank = processes.rank_in_machine()
-    return f"cuda:{rank % torch.cuda.device_count()}"
 
 
 def _processes_of(lmp: Any) -> Processes:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mace_polmp.errors import InputError
 
 PAIR_STYLE = "mace_polmp"
+# What would take the model away, or neighbours that it needs.
+_REFUSED = ("clear", "kspace_style", "neighbor", "neigh_modify", "comm_modify")
 _RUNS = ("run", "minimize", "rerun")
 
 
@@ -38,7 +40,7 @@ def split_script(text: str, where: str) -> Script:
     Raises:
         InputError: pair_style mace_polmp without pair_coeff, another pair style, or no run at all.
     """
-    lines = text.splitlines()
+    lines = _joined(text)
     words = [_words(line) for line in lines]
     styles = [n for n, w in enumerate(words) if w[:1] == ["pair_style"]]
     for number in styles:
@@ -46,6 +48,12 @@ def split_script(text: str, where: str) -> Script:
             raise InputError(
                 f"{where}: line {number + 1} has pair_style {' '.join(words[number][1:2])}; "
                 f"energies are the model's alone: write pair_style {PAIR_STYLE}, or leave it out"
+            )
+    for number, found in enumerate(words):
+        if found[:1] and (found[0] in _REFUSED or found[:2] == ["run_style", "respa"]):
+            raise InputError(
+                f"{where}: line {number + 1}: {' '.join(found[:2])} does not work with a model; "
+                "leave it out"
             )
     if styles:
         coefficients = [n for n, w in enumerate(words) if w[:1] == ["pair_coeff"]]
@@ -62,6 +70,19 @@ def split_script(text: str, where: str) -> Script:
     if not runs:
         raise InputError(f"{where}: has no run and no pair_style {PAIR_STYLE}; nothing to do")
     return Script(_text(lines[: runs[0]]), (), _text(lines[runs[0] :]))
+
+
+def _joined(text: str) -> list[str]:
+    """Lines, those that end with & together with the next."""
+    lines: list[str] = []
+    open_line = False
+    for line in text.splitlines():
+        if open_line:
+            lines[-1] = lines[-1].rstrip()[:-1] + " " + line
+        else:
+            lines.append(line)
+        open_line = lines[-1].split("#")[0].rstrip().endswith("&")
+    return lines
 
 
 def _words(line: str) -> list[str]:

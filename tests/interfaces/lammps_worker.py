@@ -70,6 +70,7 @@ def gathered(lmp, numbers):
         pressure=[lmp.get_thermo(f"p{ab}") for ab in ("xx", "yy", "zz", "yz", "xz", "xy")],
         long_range=lmp.extract_variable("polmp_long_range"),
         deviation=lmp.extract_variable("polmp_deviation"),
+        dipole=[lmp.extract_variable(f"polmp_dipole_{axis}") for axis in "xyz"],
         n_own=COMM.allgather(n),
     )
 

