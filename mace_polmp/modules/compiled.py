@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 # What is not the same in every step has to be told, nothing else is guessed: sizes of meshes and
 # settings become constants of the compiled function.
-_LIMITS = {
+LIMITS = {
     "automatic_dynamic_shapes": False,
     "specialize_float": True,
     "recompile_limit": 4 * _MOST_KINDS,
@@ -138,7 +138,7 @@ class CompiledPass:
         for name, axis in _PER_EDGE.items():
             torch._dynamo.maybe_mark_dynamic(data[name], axis)
         try:
-            with torch._dynamo.config.patch(_LIMITS), self.precision():
+            with torch._dynamo.config.patch(LIMITS), self.precision():
                 found: dict[str, Tensor] = self._compiled(data)
         except InductorError as error:
             reason = str(error).strip().splitlines()[0]

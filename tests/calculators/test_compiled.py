@@ -1,8 +1,6 @@
 """A calculator with a compiled model gives what one without gives."""
 
 import copy
-import logging
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -67,29 +65,3 @@ def test_the_callers_model_stays_as_it_is():
     calculator = compiled_calculator(model)
     assert model.compiled is None
     assert copy.deepcopy(calculator.models[0]).compiled is None
-
-
-def test_other_meshes_are_other_functions():
-    model = random_model(LongRangeOptions(long_range_solver="mesh"), **SMALL)
-    one, other = compiled_calculator(model), make_calculator(models=model)
-    atoms = rock_salt().repeat(2)
-    for factor in (1.0, 1.12):
-        atoms.set_cell(atoms.cell * factor, scale_atoms=True)
-        with no_warning_of("mace_polmp.modules.compiled"):
-            assert_same(one, other, atoms, ["energy", "forces", "stress"])
-
-
-@contextmanager
-def no_warning_of(name):
-    """What is logged there is an error: a function that was not compiled."""
-
-    class Refuse(logging.Handler):
-        def emit(self, record):
-            raise AssertionError(record.getMessage())
-
-    handler = Refuse(logging.WARNING)
-    logging.getLogger(name).addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger(name).removeHandler(handler)

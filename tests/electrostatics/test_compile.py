@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
+from mace_polmp.modules.compiled import LIMITS
 from tests.electrostatics.test_export import CASES
-from tests.electrostatics.test_plan_value import batch_of
+from tests.electrostatics.test_plan_value import T, batch_of
 
 
 def energy_and_forces(function, positions, *inputs):
@@ -49,3 +50,21 @@ def test_the_engine_is_compiled_without_a_break(name):
         for found, value in zip(energy_and_forces(compiled, *given), expected, strict=True):
             torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
     assert len(graphs) == 1
+
+
+def test_other_meshes_and_settings_are_other_functions():
+    """As CompiledPass has it: nothing becomes a symbol but what is said to."""
+    positions, cell, pbc, batch, multipoles, response = batch_of([T], [20])
+    torch._dynamo.reset()
+
+    def energy(engine, positions, cell, plan):
+        return engine(positions, cell, pbc, batch, multipoles, response, plan=plan).energy
+
+    compiled = torch.compile(energy, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(LIMITS):
+        for smearing, scale in ((1.0, 1.0), (1.0, 1.4), (1.1, 1.4)):
+            engine = Electrostatics(smearing=smearing, solver="mesh")
+            given = (engine, scale * positions, scale * cell)
+            plan = engine.plan(scale * cell, pbc, [20])
+            expected = energy(*given, plan)
+            torch.testing.assert_close(compiled(*given, plan), expected, rtol=1e-12, atol=1e-12)
