@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> None:
                 head=args.head,
             )
             _run_text(lmp, script.after, Path(folder) / "after")
+            driver.check_attached()
         lmp.close()
-        del driver
     except Exception as error:
         if alone:
             raise InputError(f"LAMMPS: {error}") if _of_lammps(error) else error from error

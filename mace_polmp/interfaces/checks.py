@@ -131,6 +131,18 @@ def check_other_terms(lmp: Any, pair_style: str | None) -> None:
         )
 
 
+def check_attached(lmp: Any, fix_id: str) -> None:
+    """Refuse results of a LAMMPS that has lost the model.
+
+    Raises:
+        InputError: the fix is gone.
+    """
+    if not lmp.has_id("fix", fix_id):
+        raise InputError(
+            f"fix {fix_id} was removed (unfix, clear): what ran after that was without the model"
+        )
+
+
 def check_fixes(lmp: Any) -> None:
     """Refuse fixes that were defined before the model: they would act before its forces.
 

@@ -31,6 +31,7 @@ from mace_polmp.calculators.checks import check_field, field_vector
 from mace_polmp.errors import InputError
 from mace_polmp.interfaces.checks import (
     atomic_numbers_of,
+    check_attached,
     check_fixes,
     check_masses,
     check_other_terms,
@@ -253,6 +254,10 @@ class Driver:
         if isinstance(self.processes, MPIProcesses):
             self.processes.comm.Abort(1)
         os._exit(1)
+
+    def check_attached(self) -> None:
+        """Refuse results of a LAMMPS that has lost the model, see checks.check_attached."""
+        check_attached(self.lmp, self.settings.fix_id)
 
     def evaluate(self, n_own: int) -> np.ndarray:
         """Forces on own atoms, [n_own, 3], eV/Å; energy and the rest go to LAMMPS.

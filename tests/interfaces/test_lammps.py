@@ -183,6 +183,16 @@ def test_a_script_runs_with_its_loops(tmp_path):
     assert (tmp_path / "log.lammps").read_text().count("Loop time") == 3
 
 
+def test_a_script_that_loses_the_model_fails(tmp_path):
+    import torch
+
+    torch.save(random_model(), tmp_path / "m.model")
+    (tmp_path / "in").write_text(SCRIPT + "unfix polmp\nrun 1\n")
+    command = ("-m", "mace_polmp.cli.main", "lammps", "in", "--model", "m.model")
+    run = mpi(1, *command, cwd=tmp_path)
+    assert run.returncode == 1 and "fix polmp was removed" in run.stderr
+
+
 def test_an_error_on_one_process_ends_all(tmp_path):
     import torch
 
