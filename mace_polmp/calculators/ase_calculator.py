@@ -80,7 +80,7 @@ class MultipoleMACECalculator(MACECalculator):
             they sum to its total charge), those of a field along periodic directions included: it
             then does not push the structure as a whole.
         compile_mode: "default", or another mode of torch.compile, for long runs of one structure:
-            the first step takes minutes, the others about half their time. None for no compiling.
+            the first step takes minutes, others two thirds of their time. None for no compiling.
         enable_cueq: evaluate the backbone with cuEquivariance.
         **kwargs: of mace.calculators.MACECalculator. Its enable_oeq and padding do not work with
             this model and are refused.

@@ -156,12 +156,7 @@ def _use_own_cores(comm: Any) -> None:
         return
     import torch
 
-    here = comm.Split_type(_shared())
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(here.Get_size())))
-    here.Free()
+    from mace_polmp.parallel import MPIProcesses
 
-
-def _shared() -> Any:
-    from mpi4py import MPI
-
-    return MPI.COMM_TYPE_SHARED
+    _, n_here = MPIProcesses(comm).in_machine()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // n_here))

@@ -57,8 +57,8 @@ def add_parser(commands: Any) -> None:
         "--compile_mode",
         nargs="?",
         const="default",
-        help="compile the model (torch.compile): for long runs, minutes at the start and about "
-        "half the time per step; default, reduce-overhead, max-autotune",
+        help="compile the model (torch.compile): for long runs, minutes at the start, and "
+        "two thirds of the time per step; default, reduce-overhead, max-autotune",
     )
     run_group.add_argument("--seed", type=int, default=1, help="of velocities and thermostat")
     output = parser.add_argument_group("observables")

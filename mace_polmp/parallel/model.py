@@ -8,7 +8,7 @@ electrostatics of all atoms and keeps the forces of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mace  # noqa: F401  before e3nn
@@ -212,25 +212,23 @@ class SharedModel:
             out["energy"][:1],
             out["interaction_energy"][:1],
         )
-        edges = found[0]
-        edges = Edges(
-            edges.index,
-            edges.vectors,
-            edges.features,
-            edges.cutoff,
-            edges.harmonics,
-            edges.lengths,
-            extend=part.halo.extend,
-        )
+        edges = replace(found[0], extend=part.halo.extend)
         return energy, edges, out["node_feats"][:n_own], own
 
-    def _inputs(self, part: Part, positions: Tensor, cell: Tensor, plan: Plan) -> HeadInput:
-        """What the head needs beside multipoles."""
+    def _electrostatics(
+        self,
+        positions: Tensor,
+        cell: Tensor,
+        plan: Plan,
+        multipoles: Multipoles,
+        response: ResponseCoefficients,
+    ) -> HeadOutput:
+        """The head, from what its readouts say of the atoms."""
         none = positions.new_zeros(0)
         field = None
         if self._field is not None and bool(self._field.any()):
             field = self._field.to(positions).view(1, 3)
-        return HeadInput(
+        inputs = HeadInput(
             positions=positions,
             cell=cell[None],
             pbc=plan.pbc,
@@ -241,6 +239,8 @@ class SharedModel:
             external_field=field,
             plan=plan,
         )
+        held = self._long_range.constrained(inputs, multipoles, response)
+        return self._long_range.evaluate(inputs, *held)
 
     def _reduced(
         self,
@@ -257,9 +257,7 @@ class SharedModel:
         plan = self._plan_of(engine, part, batch, SharedSums(batch, 1, self.processes, is_empty))
         if sum(part.pbc) == 2:
             self._check_slab(part, is_empty)
-        inputs = self._inputs(part, positions, cell, plan)
-        held = self._long_range.constrained(inputs, multipoles, response)
-        return self._long_range.evaluate(inputs, *held)
+        return self._electrostatics(positions, cell, plan, multipoles, response)
 
     def _replicated(
         self,
@@ -287,9 +285,7 @@ class SharedModel:
         self._first = int(sum(counts[: self.processes.rank]))
         batch = torch.zeros(len(everywhere), dtype=torch.int64, device=self.device)
         plan = self._plan_of(self._long_range.electrostatics, part, batch, None)
-        inputs = self._inputs(part, everywhere, cell, plan)
-        held = self._long_range.constrained(inputs, every, coefficients)
-        return self._long_range.evaluate(inputs, *held)
+        return self._electrostatics(everywhere, cell, plan, every, coefficients)
 
     def _plan_of(
         self, engine: Electrostatics, part: Part, batch: Tensor, sums: SharedSums | None
@@ -327,16 +323,12 @@ class SharedModel:
 
 def _with_a_row(part: Part) -> Part:
     """A process without atoms gets one that counts nothing: mace-torch cannot do without."""
-    species = torch.zeros(1, dtype=torch.int64)
-    return Part(
-        halo=part.halo,
+    return replace(
+        part,
         positions=torch.zeros(1, 3, dtype=torch.float64),
-        species=species,
+        species=torch.zeros(1, dtype=torch.int64),
         index=torch.zeros(2, 0, dtype=torch.int64),
         shifts=torch.zeros(0, 3, dtype=torch.float64),
-        cell=part.cell,
-        pbc=part.pbc,
-        n_atoms=part.n_atoms,
     )
 
 

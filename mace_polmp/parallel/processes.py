@@ -68,12 +68,12 @@ class MPIProcesses:
         self._mpi, self.comm = MPI, comm
         self.rank, self.n_ranks = comm.Get_rank(), comm.Get_size()
 
-    def rank_in_machine(self) -> int:
-        """The number of this process among those of its machine."""
+    def in_machine(self) -> tuple[int, int]:
+        """The number of this process among those of its machine, and how many those are."""
         here = self.comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        rank = int(here.Get_rank())
+        found = int(here.Get_rank()), int(here.Get_size())
         here.Free()
-        return rank
+        return found
 
     def sum(self, values: Tensor) -> Tensor:
         """See Processes."""
