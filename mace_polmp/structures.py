@@ -89,6 +89,12 @@ def with_total_charge(
     return out
 
 
+def numbers_of(atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """What a plan of the electrostatics is made of: cell [1, 3, 3], pbc [1, 3], number of atoms."""
+    cell = torch.from_numpy(np.array(atoms.cell.array))[None]
+    return cell, torch.from_numpy(np.array(atoms.pbc))[None], [len(atoms)]
+
+
 def is_isolated_atom(atoms: Atoms) -> bool:
     """Whether a frame is there for its atomic energy only, and needs no forces."""
     return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,29 @@ from mace_polmp.calculators.checks import (
     UNDEFINED_IN_FIELD,
     check_committee,
     check_field,
-    check_head,
     expand,
     field_vector,
     in_single_precision,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
-from mace_polmp.calculators.outputs import on_host, with_outputs
-from mace_polmp.calculators.plans import PlanKeeper
+from mace_polmp.calculators.outputs import moved_back, on_host, with_outputs
+from mace_polmp.electrostatics import PlanKeeper
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.accelerated import is_accelerated, with_cuequivariance
 from mace_polmp.modules.born_charges import field_on_charges
-from mace_polmp.modules.compiled import CompiledPass
+from mace_polmp.modules.compiled import compiled_copy
+from mace_polmp.modules.heads import check_head
 from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
-from mace_polmp.structures import check_boundary, check_structure, near_origin, total_charge
+from mace_polmp.structures import (
+    check_boundary,
+    check_structure,
+    near_origin,
+    numbers_of,
+    total_charge,
+)
 from mace_polmp.units import EPS0
 from mace_polmp.upstream.data import LastNeighbours, own_graphs
 
@@ -140,10 +145,8 @@ class MultipoleMACECalculator(MACECalculator):
         self._plans = PlanKeeper(
             [model.electrostatics for model in loaded], keeps_cells=compile_mode is None
         )
-        if compile_mode is not None:
-            self.models = [copy(model) for model in self.models]  # the caller's stay as they are
-            for model in self.models:
-                model.compiled = CompiledPass(model, compile_mode)
+        if compile_mode is not None:  # the caller's models stay as they are
+            self.models = [compiled_copy(model, compile_mode) for model in self.models]
         self._neighbours = LastNeighbours()
         self._asked_charge_key = (kwargs.get("info_keys") or {}).get("total_charge")
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
@@ -301,7 +304,7 @@ class MultipoleMACECalculator(MACECalculator):
             InputError: as structures.check_structure, or a total charge that is not a number.
         """
         first, *others = self.models
-        known = self._plans.knows(atoms)  # cell and boundary conditions have passed already
+        known = self._plans.knows(*numbers_of(atoms))  # its cell has passed already
         check_structure(atoms, where, self.z_table.zs, first.electrostatics, not known)
         for model in () if known else others:
             check_boundary(atoms, where, model.electrostatics)
@@ -362,11 +365,7 @@ class MultipoleMACECalculator(MACECalculator):
         """The dipole of the structure where it is, if it was evaluated at the origin."""
         if self._moved is None:
             return
-        by = torch.as_tensor(self._moved, dtype=torch.float64)
-        outputs = self._outputs
-        dipole = outputs["dipole"].cpu().double()
-        dipole = dipole - torch.einsum("mi,ia->ma", outputs["charges"].cpu().double(), by)
-        outputs["dipole"] = dipole
+        dipole = moved_back(self._outputs, self._moved)
         if self.num_models > 1:
             self.results["dipole_comm"] = dipole.numpy()
             self.results["dipole_var"] = dipole.var(0, unbiased=False).numpy()
@@ -385,7 +384,8 @@ class MultipoleMACECalculator(MACECalculator):
         if field.any():
             applied = torch.as_tensor(field, dtype=batch["positions"].dtype, device=self.device)
             batch["applied_field"] = applied.view(1, 3)
-        plan = self._plans.of(atoms, batch["cell"])
+        cell = batch["cell"]
+        plan = self._plans.of(*numbers_of(atoms), cell.device, cell.dtype)
         if plan is not None:
             batch["plan"] = plan
         return batch

@@ -26,26 +26,6 @@ _LARGEST_SINGLE = 1000.0  # Å; the largest coordinate in single precision
 _SAME_ZERO = 5.0  # eV; averages over parts of the data differ, by less
 
 
-def check_head(head: str | None, heads: Sequence[str], name: str = "--head") -> None:
-    """Refuse a head that a model does not have, or several without a choice.
-
-    Args:
-        head: as it was asked for.
-        heads: of the model.
-        name: of the option.
-
-    Raises:
-        InputError: names the heads.
-    """
-    known = ", ".join(heads)
-    if isinstance(head, str) and head not in heads:
-        raise InputError(f"{name} must be one of {known}, got {head!r}")
-    if head is None and len(heads) > 1 and "default" not in [h.lower() for h in heads]:
-        raise InputError(
-            f"the model has several heads, {known}; say which with head (--head in commands)"
-        )
-
-
 def check_committee(models: Sequence[MultipoleMACE]) -> None:
     """Refuse models whose results cannot be averaged.
 

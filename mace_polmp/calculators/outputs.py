@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
@@ -47,3 +48,16 @@ def on_host(tensors: Tensors) -> dict[str, Any]:
         values = part.to(tensor.dtype).view(tensor.shape).numpy()
         found[name] = values.copy() if values.ndim else float(values)
     return found
+
+
+def moved_back(outputs: Tensors, by: np.ndarray) -> torch.Tensor:
+    """The dipole of structures that were evaluated elsewhere, [n_models, 3], e Å, put in its place.
+
+    Args:
+        outputs: of the models; charges [n_models, n_atoms] and dipole.
+        by: [n_atoms, 3], Å, what was added to the positions.
+    """
+    charges = outputs["charges"].cpu().double()
+    moved = torch.einsum("mi,ia->ma", charges, torch.as_tensor(by, dtype=torch.float64))
+    outputs["dipole"] = outputs["dipole"].cpu().double() - moved
+    return outputs["dipole"]

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: a file that cannot be used; no output has been written then.
     """
-    from mace_polmp.calculators.checks import check_head
+    from mace_polmp.modules.heads import check_head
     from mace_polmp.modules.io import check_device, check_format, load_any
     from mace_polmp.modules.model import MultipoleMACE
     from mace_polmp.reading import existing_file, read_structures

@@ -117,9 +117,10 @@ def error_rows(found: dict[str, Comparison]) -> list[list[Any]]:
 
 def _calculator(args: argparse.Namespace) -> Calculator:
     """Of a MultipoleMACE, or upstream's of any other MACE."""
-    from mace_polmp.calculators.checks import check_head, expand
+    from mace_polmp.calculators.checks import expand
     from mace_polmp.calculators.loading import calculator_of
     from mace_polmp.modules import MultipoleMACE
+    from mace_polmp.modules.heads import check_head
     from mace_polmp.modules.io import check_device, check_format, load_any
 
     paths = expand(args.model)

@@ -47,6 +47,11 @@ def add_parser(commands: Any) -> None:
         help="uniform field, V/Ang, along directions without periodicity",
     )
     parser.add_argument(
+        "--energies",
+        action="store_true",
+        help="energies of atoms, as d_polmp_energy and for compute pe/atom",
+    )
+    parser.add_argument(
         "--var",
         nargs="+",
         action="append",
@@ -72,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
     alone = comm is None or comm.Get_size() == 1
     try:
         path = existing_file(args.input)
-        script = split_script(path.read_text(encoding="utf-8"), str(args.input))
+        text = path.read_text(encoding="utf-8")
+        script = split_script(text, str(args.input), args.energies)
         elements = args.elements or list(script.elements)
         if not elements:
             raise InputError(
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
                 total_charge=args.total_charge,
                 external_field=args.field,
                 head=args.head,
+                energies=args.energies,
             )
             _run_text(lmp, script.after, Path(folder) / "after")
             driver.check_attached()

@@ -54,6 +54,12 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute one kind of spectrum and write it."""
+    if args.kind == "heat":
+        raise InputError(
+            "heat: a heat flux needs stresses of atoms, and there are none: the parts of the "
+            "long-range energy do not belong to pairs of atoms. For thermal conductivities use "
+            "non-equilibrium runs (temperature gradients) with `mace_polmp lammps`"
+        )
     if args.kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {args.kind!r}")
     if args.temperature is not None and not (

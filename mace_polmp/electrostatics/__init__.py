@@ -5,6 +5,7 @@ electrostatics", arXiv:2605.05746 (2026). Units: Å, eV, e.
 """
 
 from mace_polmp.electrostatics.engine import Electrostatics, ElectrostaticsResult
+from mace_polmp.electrostatics.keeper import PlanKeeper
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.plan import Plan, PlanShape
@@ -15,6 +16,7 @@ __all__ = [
     "FieldOperator",
     "Multipoles",
     "Plan",
+    "PlanKeeper",
     "PlanShape",
     "ResponseCoefficients",
 ]

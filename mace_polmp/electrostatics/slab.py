@@ -38,16 +38,20 @@ def _in_plane(cell: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
 
 def slab_geometry(positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:
     """Height of the cell and extent of the atoms along the normal, [n_structures, 2], Å."""
-    cell = cell.detach().double()
-    a, b = _in_plane(cell, open_axis(pbc))
-    normal = torch.linalg.cross(a, b)
-    area = torch.linalg.vector_norm(normal, dim=-1)
-    normal = normal / area[:, None]
-    height = cell_volume(cell) / area
+    height, normal = slab_frame(cell, pbc)
     z = (positions.detach().double() * normal[batch]).sum(-1)
     low = torch.full_like(height, torch.inf).scatter_reduce(0, batch, z, "amin")
     high = torch.full_like(height, -torch.inf).scatter_reduce(0, batch, z, "amax")
     return torch.stack([height, high - low], dim=1)
+
+
+def slab_frame(cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
+    """Heights of the cells along their normals, [n_structures], Å, and these, [n_structures, 3]."""
+    cell = cell.detach().double()
+    a, b = _in_plane(cell, open_axis(pbc))
+    normal = torch.linalg.cross(a, b)
+    area = torch.linalg.vector_norm(normal, dim=-1)
+    return cell_volume(cell) / area, normal / area[:, None]
 
 
 def longest_period(cell: Tensor, pbc: Tensor) -> Tensor:

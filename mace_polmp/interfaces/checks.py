@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ MASS_TOLERANCE = 0.02
 """Relative; by how much a mass may differ from its element's."""
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ISOTOPES = {1: (2.014, 3.016)}
 
@@ -163,6 +165,27 @@ def check_fixes(lmp: Any, processes: Processes) -> None:
             f"fix {', '.join(early)}: defined before the model, and would act before its forces; "
             "define fixes after pair_coeff or attach"
         )
+
+
+def everywhere(processes: Processes, check: Callable[[], T]) -> T:
+    """The result of a check that each process does alone; an error on one is an error on all.
+
+    Args:
+        processes: that do it.
+        check: talks to no other process.
+
+    Raises:
+        Exception: that of the check; InputError where another process has one.
+    """
+    found: list[T] = []
+    error: Exception | None = None
+    try:
+        found.append(check())
+    except Exception as own:  # the others wait for an answer
+        error = own
+    if int(processes.sum(torch.tensor([int(error is not None)]))[0]) > 0:
+        raise error or InputError("refused on another process, which says why")
+    return found[0]
 
 
 def say_charge(models: Sequence[MultipoleMACE], total_charge: float) -> None:

@@ -18,11 +18,13 @@ from ase import Atoms
 from mace.data import atomic_data
 from torch import Tensor
 
-from mace_polmp.calculators.checks import check_head, in_single_precision
+from mace_polmp.calculators.checks import in_single_precision
+from mace_polmp.electrostatics import PlanKeeper
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
-from mace_polmp.interfaces.batches import BatchPlans, charges_by_composition, composition
+from mace_polmp.interfaces.batches import charges_by_composition, composition
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.heads import head_index
 from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
 from mace_polmp.structures import check_structure
@@ -99,21 +101,20 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
             raise InputError(f"model must be a file or a MultipoleMACE, got {type(model).__name__}")
         else:
             model = deepcopy(model)
-        check_head(head, list(model.heads), "head")
         self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._device = torch.empty(0, device=device).device
         self._dtype = dtype
         self._compute_forces = compute_forces
         self._compute_stress = compute_stress
         self._memory_scales_with = memory_scales_with
-        self._head = _head_index(head, list(model.heads))
+        self._head = head_index(head, list(model.heads))
         own: Any = self.model  # its buffers have no types
         self._elements = [int(z) for z in own.atomic_numbers]
         self._cutoff = float(own.r_max)
         self._row = np.zeros(max(self._elements) + 1, dtype=np.int64)  # of an atomic number
         self._row[self._elements] = np.arange(len(self._elements))
         self._slab = _slab_flags(pbc)
-        self._plans = BatchPlans(model.electrostatics)
+        self._plans = PlanKeeper([model.electrostatics])
         self._said: set[str] = set()
         self.total_charge = total_charge
 
@@ -186,7 +187,10 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
                 moves = [np.zeros((len(o.atoms), 3)) if o.by is None else o.by for o in near]
                 moved_by = torch.from_numpy(np.concatenate(moves)).to(self.device)
         data = self._data(structures, pbc, counts)
-        data["plan"] = self._plans.of(cells, pbc, counts, self.device, self.dtype)
+        try:
+            data["plan"] = self._plans.of(cells, pbc, counts, self.device, self.dtype)
+        except ValueError as error:  # its arrays do not fit into memory
+            raise InputError(f"state: {error}") from error
         with torch.enable_grad():
             out = self.model(
                 data,
@@ -347,14 +351,6 @@ def _neighbours(
             cells.append(cell)
             start += len(atoms)
     return np.concatenate(edges, axis=1), np.concatenate(units), np.stack(cells)
-
-
-def _head_index(head: str | None, heads: list[str]) -> int:
-    """The number of a head; without a choice the only one, or that called default."""
-    if head is not None:
-        return heads.index(head)
-    names = [name.lower() for name in heads]
-    return names.index("default") if "default" in names else 0
 
 
 def _slab_flags(pbc: Any) -> tuple[bool, bool, bool] | None:

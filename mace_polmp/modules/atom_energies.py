@@ -32,17 +32,29 @@ def atom_energies(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
     own: Tensor = observables.atom_energies(operator, out.multipoles, out.response, out.result)
     node_energy = short.outputs["node_energy"]
     assert node_energy is not None
-    return exact(model, graph, node_energy) + own.double()
+    head = graph.data.get("head")
+    heads = torch.zeros_like(graph.batch) if head is None else head[graph.batch]
+    return exact_short(model, node_energy, graph.node_attrs, heads) + own.double()
 
 
-def exact(model: MultipoleMACE, graph: Graph, energies: Tensor) -> Tensor:
-    """Short-range energies of atoms with E0s in double precision, whatever the model's."""
+def exact_short(
+    model: MultipoleMACE, energies: Tensor, node_attrs: Tensor, heads: Tensor
+) -> Tensor:
+    """Short-range energies of atoms with E0s in double precision, whatever the model's.
+
+    Args:
+        model: the model.
+        energies: [n_atoms], eV, as the backbone gives them.
+        node_attrs: [n_atoms, n_elements], one-hot.
+        heads: [n_atoms] int64, the head of each atom's structure.
+
+    Returns:
+        [n_atoms], eV.
+    """
     table: Tensor = torch.atleast_2d(model.atomic_energies_fn.atomic_energies)
     out: Tensor = energies.double()
     if table.dtype == torch.float64:
         return out
     off = torch.atleast_2d(double_e0s(model)) - table.double()
-    head = graph.data.get("head")
-    heads = torch.zeros_like(graph.batch) if head is None else head[graph.batch]
-    moved: Tensor = out + off[heads, graph.node_attrs.argmax(-1)]
+    moved: Tensor = out + off[heads, node_attrs.argmax(-1)]
     return moved

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import mace  # noqa: F401  before e3nn
@@ -182,3 +182,15 @@ def _without_codegen() -> Iterator[None]:
         yield
     finally:
         set_optimization_defaults(jit_script_fx=before)
+
+
+def compiled_copy(model: MultipoleMACE, mode: str) -> MultipoleMACE:
+    """A model that shares its weights with the given one, and is evaluated compiled.
+
+    Args:
+        model: stays as it is.
+        mode: of torch.compile.
+    """
+    out = copy(model)
+    out.compiled = CompiledPass(out, mode)
+    return out

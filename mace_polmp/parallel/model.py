@@ -16,21 +16,28 @@ import torch
 from mace.modules import ScaleShiftMACE
 from torch import Tensor
 
-from mace_polmp.electrostatics import Electrostatics, Multipoles, Plan, ResponseCoefficients
+from mace_polmp.electrostatics import (
+    Electrostatics,
+    Multipoles,
+    Plan,
+    PlanShape,
+    ResponseCoefficients,
+)
 from mace_polmp.electrostatics.checks import check_vacuum
 from mace_polmp.electrostatics.grouping import letters
+from mace_polmp.electrostatics.keeper import margin_of_new
 from mace_polmp.electrostatics.plan import plan_shape
-from mace_polmp.electrostatics.slab import longest_period, required_vacuum, slab_geometry
+from mace_polmp.electrostatics.slab import longest_period, required_vacuum, slab_frame
 from mace_polmp.errors import InputError
 from mace_polmp.head import Edges, HeadInput, HeadOutput
+from mace_polmp.head.observables import atom_energies
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.modules.atom_energies import exact_short
 from mace_polmp.modules.backbone import edges_of_pass, exact_energy
+from mace_polmp.modules.heads import head_index
 from mace_polmp.parallel.halo import Halo, gathered
 from mace_polmp.parallel.processes import Processes
 from mace_polmp.parallel.sums import SharedSums
-
-_MARGIN = 0.03
-"""By how much lattice vectors of a cell that changes may grow before a new plan is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +77,8 @@ class PartResult:
         virial: [3, 3], eV, of the whole: −∂E/∂ε.
         charges: [n_own], e; atomic_dipoles: [n_own, 3], e Å; permanent plus induced.
         dipole: [3], e Å, of the whole as its atoms are given.
+        energies: [n_own], eV, of own atoms, which sum to the energy over all processes; None where
+            they were not asked for.
     """
 
     energy: float
@@ -79,6 +88,7 @@ class PartResult:
     charges: Tensor
     atomic_dipoles: Tensor
     dipole: Tensor
+    energies: Tensor | None = None
 
 
 class SharedModel:
@@ -108,18 +118,13 @@ class SharedModel:
                 "a model with embedded features (total charge or spin of a structure) cannot be "
                 "shared by processes: use one process and the calculator"
             )
-        heads = list(getattr(model, "heads", None) or ["Default"])
-        default = [name for name in heads if name.lower() == "default"]
-        head = head or (default[0] if default else heads[0] if len(heads) == 1 else None)
-        if head not in heads:
-            raise InputError(f"head must be one of {', '.join(heads)}, got {head!r}")
+        self._head = head_index(head, list(getattr(model, "heads", None) or ["Default"]))
         self.model = model.eval().requires_grad_(False)
         self.processes = processes
-        self._head = heads.index(head)
         self._total_charge = total_charge
         self._field = external_field
-        self._plan: Plan | None = None
-        self._cell: Tensor | None = None
+        self._shape: PlanShape | None = None
+        self._plan: Plan | None = None  # of the last evaluation
         self._long_range = model.head
 
     @property
@@ -132,8 +137,12 @@ class SharedModel:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def evaluate(self, part: Part) -> PartResult:
+    def evaluate(self, part: Part, with_energies: bool = False) -> PartResult:
         """Energy, forces, virial and multipoles; every process has to call it.
+
+        Args:
+            part: the atoms of this process.
+            with_energies: whether energies of atoms are computed, the same in every process.
 
         Raises:
             InputError: a field along a periodic direction.
@@ -149,19 +158,18 @@ class SharedModel:
         positions = given + given @ symmetric
         cell = unstrained + unstrained @ symmetric
 
-        short, edges, node_feats, node_attrs = self._backbone(part, positions, cell)
+        short, node_energy, edges, node_feats, node_attrs = self._backbone(part, positions, cell)
         multipoles, response = self._long_range.readouts(node_feats, node_attrs, edges)
+        rows = slice(None)
         if is_empty:
             short, multipoles, response = short * 0.0, _off(multipoles), _coefficients_off(response)
         if any(part.pbc):
             out = self._reduced(part, positions, cell, multipoles, response, is_empty)
             own_energy = whole = out.energy
-            charges, dipoles = out.charges, out.atomic_dipoles
         else:
             out = self._replicated(part, positions, cell, multipoles, response, is_empty)
             own_energy, whole = out.energy, out.energy / self.processes.n_ranks
             rows = slice(self._first, self._first + len(given) - int(is_empty))
-            charges, dipoles = out.charges[rows], out.atomic_dipoles[rows]
         dipole = out.dipole.detach()[0].double()
         gradients = torch.autograd.grad((short + own_energy).sum(), [given, strain])
         by_strain = 0.5 * (gradients[1] + gradients[1].t())
@@ -170,20 +178,36 @@ class SharedModel:
             torch.cat([p.double() for p in (*parts, by_strain.detach().reshape(-1))])
         )
         n_own = 0 if is_empty else len(given)
+        energies = None
+        if with_energies:
+            heads = torch.full_like(node_attrs.argmax(-1), self._head)
+            energies = exact_short(self.model, node_energy, node_attrs, heads).detach()[:n_own]
+            energies = energies + self._atom_energies(out, cell)[rows][:n_own]
         return PartResult(
             energy=float(sums[0]),
             long_range_energy=float(sums[1]),
             forces=-gradients[0].detach()[:n_own].double(),
             virial=-sums[2:].view(3, 3),
-            charges=charges.detach()[:n_own].double(),
-            atomic_dipoles=dipoles.detach()[:n_own].double(),
+            charges=out.charges.detach()[rows][:n_own].double(),
+            atomic_dipoles=out.atomic_dipoles.detach()[rows][:n_own].double(),
             dipole=dipole,
+            energies=energies,
         )
+
+    @torch.no_grad()
+    def _atom_energies(self, out: HeadOutput, cell: Tensor) -> Tensor:
+        """The long-range part of the energies of the atoms that this process evaluates, eV."""
+        assert self._plan is not None
+        if self._field is not None and bool(self._field.any()):
+            raise InputError("energies of atoms in an external field are not defined; leave it out")
+        operator = self._long_range.electrostatics.prepare(self._plan, out.positions, cell[None])
+        found: Tensor = atom_energies(operator, out.multipoles, out.response, out.result)
+        return found.double()
 
     def _backbone(
         self, part: Part, positions: Tensor, cell: Tensor
-    ) -> tuple[Tensor, Edges, Tensor, Tensor]:
-        """Short-range energy of own atoms, their edges, features [n_own, …] and attributes."""
+    ) -> tuple[Tensor, Tensor, Edges, Tensor, Tensor]:
+        """Short-range energy of own atoms and of each, edges, features [n_own, …], attributes."""
         model: Any = self.model
         index = part.index.to(self.device)
         rows = part.halo.extend(positions)
@@ -213,7 +237,7 @@ class SharedModel:
             out["interaction_energy"][:1],
         )
         edges = replace(found[0], extend=part.halo.extend)
-        return energy, edges, out["node_feats"][:n_own], own
+        return energy, out["node_energy"], edges, out["node_feats"][:n_own], own
 
     def _electrostatics(
         self,
@@ -292,33 +316,26 @@ class SharedModel:
     ) -> Plan:
         """The plan of own atoms; its numbers are the same in every process."""
         cell, pbc = part.cell.to(self.dtype).double()[None], torch.tensor([part.pbc])
-        counts, known = [part.n_atoms], self._plan
-        fits = known is not None and known.shape.covers(cell, pbc, counts)
-        if known is None or not fits:
-            margin = 0.0 if known is None else _MARGIN
-            shape = plan_shape(cell, pbc, counts, engine.settings(), margin)
-        else:
-            shape = known.shape
-        self._plan = Plan.of(shape, batch, sums)
+        known, settings = self._shape, engine.settings()
+        margin = margin_of_new(known, settings, cell, pbc, [part.n_atoms])
+        if known is None or margin is not None:
+            known = plan_shape(cell, pbc, [part.n_atoms], settings, margin or 0.0)
+        self._shape, self._plan = known, Plan.of(known, batch, sums)
         return self._plan
 
     def _check_slab(self, part: Part, is_empty: bool) -> None:
         """Refuse too little vacuum, of the atoms of all processes."""
         cell, pbc = part.cell.double()[None], torch.tensor([part.pbc])
         z = part.positions.double()[: 0 if is_empty else None]
-        batch = torch.zeros(len(z), dtype=torch.int64)
-        axis = part.pbc.index(False)
-        normal = torch.linalg.cross(cell[0, (axis + 1) % 3], cell[0, (axis + 2) % 3])
-        normal = normal / normal.norm()
-        height = float(slab_geometry(z, cell, pbc, batch)[0, 0])
-        along = z @ normal
+        height, normal = slab_frame(cell, pbc)
+        along = z @ normal[0]
         ends = along.new_zeros(0, 2) if is_empty else torch.stack([along.min(), along.max()])[None]
         every, _ = self.processes.gather(ends)
         extent = float(every[:, 1].max() - every[:, 0].min())
         period = float(longest_period(cell, pbc)[0])
         least = required_vacuum(period, self._long_range.electrostatics.smearing)
         where = f"the structure has boundary {letters(part.pbc)}"
-        check_vacuum(where, height, extent, least)
+        check_vacuum(where, float(height[0]), extent, least)
 
 
 def _with_a_row(part: Part) -> Part:

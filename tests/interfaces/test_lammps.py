@@ -1,4 +1,7 @@
-"""LAMMPS on two processes computes what the ASE calculator does."""
+"""LAMMPS on several processes computes what the ASE calculator does.
+
+MACE_POLMP_RANKS says on how many; 2 unless it is set.
+"""
 
 import os
 import shutil
@@ -19,6 +22,7 @@ from tests.helpers import make_calculator, random_model
 from tests.interfaces.lammps_cases import CASES
 
 ROOT = Path(__file__).parents[2]
+RANKS = int(os.environ.get("MACE_POLMP_RANKS", "2"))
 BAR = 1602176.634  # of 1 eV/Å³
 
 
@@ -40,9 +44,9 @@ def mpi(n, *command, **more):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lammps")
-    run = mpi(2, "-m", "tests.interfaces.lammps_worker", folder, cwd=ROOT)
+    run = mpi(RANKS, "-m", "tests.interfaces.lammps_worker", folder, cwd=ROOT)
     assert run.returncode == 0, run.stderr[-4000:]
-    return {name: np.load(folder / f"{name}_2.npz") for name in CASES}
+    return {name: np.load(folder / f"{name}_{RANKS}.npz") for name in CASES}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -202,6 +206,40 @@ def test_an_error_on_one_process_ends_all(tmp_path):
     assert mpi(2, *command, cwd=tmp_path).returncode != 0
 
 
+def test_restart_files(tmp_path):
+    """A script that begins with read_restart goes on where the first one ended."""
+    import torch
+
+    torch.save(random_model(), tmp_path / "m.model")
+    print_it = "variable e equal etotal\nprint '$(v_e:%.15g)' file {}\n"
+    move = "fix move all nve\ntimestep 0.0005\n"
+    (tmp_path / "in.1").write_text(
+        SCRIPT
+        + "velocity all create 300 7 loop geom\n"
+        + move
+        + "run 10\nwrite_restart half\nrun 10\n"
+        + print_it.format("whole")
+    )
+    (tmp_path / "in.2").write_text(
+        "read_restart half\npair_style mace_polmp\npair_coeff * * Na Cl\n"
+        + "compute own all pe/atom\ncompute polmp all property/atom d_polmp_energy\n"
+        + "compute sum all reduce sum c_own c_polmp\n"
+        + "thermo_style custom step temp pe etotal c_sum[1] c_sum[2]\nthermo 10\n"
+        + move
+        + "run 10\n"
+        + print_it.format("rest")
+        + "print '$(pe:%.12g) $(c_sum[1]:%.12g) $(c_sum[2]:%.12g)' file sums\n"
+    )
+    command = ("-m", "mace_polmp.cli.main", "lammps", "--model", "m.model", "--energies")
+    for script, n in (("in.1", 2), ("in.2", 1)):
+        run = mpi(n, *command, script, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr[-3000:]
+    whole, rest = (float((tmp_path / name).read_text()) for name in ("whole", "rest"))
+    assert rest == pytest.approx(whole, abs=1e-9)
+    energy, *sums = map(float, (tmp_path / "sums").read_text().split())
+    assert sums == pytest.approx([energy, energy], abs=1e-9)
+
+
 def test_the_place_of_the_model_in_a_script():
     found = split_script(
         "units metal\npair_style mace_polmp\npair_coeff * * H O # types\nrun 1", "in"
@@ -217,6 +255,13 @@ def test_the_place_of_the_model_in_a_script():
         ("units metal", "has no run"),
         ("neigh_modify every 10\nrun 1", "neigh_modify every does not work"),
         ("run_style respa 2 2\nrun 1", "run_style respa does not work"),
+        ("compute s all stress/atom NULL\nrun 1", "compute stress/atom does not see the model"),
+        ("compute e all pe/atom\nrun 1", "run with --energies"),
+        ("fix g all gcmc 1 1 1\nrun 1", "fix gcmc takes energies from the pair style"),
+        (
+            "label a\npair_style mace_polmp\npair_coeff * * H\nrun 1\njump SELF a",
+            "jumps to label a, before pair_coeff",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             split_script(text, "in")

@@ -14,7 +14,7 @@ from tests.parallel.cases import CASES, charge_of, field_of
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", params=[3])
+@pytest.fixture(scope="module", params=[4])
 def parts(request, tmp_path_factory):
     """Of each case what the processes wrote, by rank."""
     n_ranks, folder = request.param, tmp_path_factory.mktemp("parts")
@@ -57,6 +57,9 @@ def test_it_is_what_one_process_finds(parts, name):
         np.testing.assert_allclose(
             part["atomic_dipoles"], results["atomic_dipoles"][own], atol=1e-11
         )
+        if not field_of(settings).any():
+            energies = atoms.get_potential_energies()[own]
+            np.testing.assert_allclose(part["energies"], energies, atol=1e-9, rtol=1e-12)
         np.testing.assert_allclose(part["dipole"], results["dipole"], atol=1e-9)
         if atoms.pbc.any():
             virial = -atoms.get_stress(voigt=False) * atoms.get_volume()

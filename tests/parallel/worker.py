@@ -65,10 +65,12 @@ def main(rank, n_ranks, file, folder):
         found = shared.evaluate(part)
         again = shared.evaluate(part)
         assert found.energy == again.energy
+        if "external_field" not in settings:
+            found = shared.evaluate(part, with_energies=True)
         np.savez(
             Path(folder) / f"{name}_{n_ranks}_{rank}.npz",
             own=own,
-            **{key: np.asarray(value) for key, value in vars(found).items()},
+            **{k: np.asarray(value) for k, value in vars(found).items() if value is not None},
         )
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
