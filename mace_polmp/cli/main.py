@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mace_polmp import __version__
 from mace_polmp.cli import check_data, evaluate, lammps, md, models, modes, quickstart, spectrum
 from mace_polmp.cli.common import run_command
 
@@ -15,6 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="MACE with latent multipoles, linear response and long-range electrostatics. "
         "Training: mace_run_train --model MultipoleMACE; evaluation: mace_eval_configs.",
     )
+    parser.add_argument("--version", action="version", version=f"mace_polmp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for module in (quickstart, evaluate, md, lammps, spectrum, modes, models, check_data):
         module.add_parser(commands)

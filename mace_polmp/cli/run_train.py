@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+import mace_polmp.quiet  # noqa: F401  before mace
 from mace_polmp.cli.common import run_command
 from mace_polmp.errors import InputError
 from mace_polmp.head.options import LongRangeOptions
