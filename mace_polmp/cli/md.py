@@ -68,7 +68,8 @@ def add_parser(commands: Any) -> None:
         nargs="*",
         default=["dipole"],
         help="dipole (e Ang), current (sum of Born charges times velocities, e Ang/fs: for "
-        "infrared spectra of periodic structures), polarizability (for Raman spectra)",
+        "infrared spectra of periodic structures), polarizability (for Raman spectra), charges (e) "
+        "and atomic_dipoles (e Ang) of the atoms, permanent plus induced",
     )
     field = parser.add_argument_group("external field")
     field.add_argument(

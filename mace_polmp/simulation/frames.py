@@ -13,7 +13,7 @@ from mace_polmp.simulation.temperature import INFO, RESTS, ThermalMotion
 if TYPE_CHECKING:
     from mace_polmp.calculators import MultipoleMACECalculator
 
-OBSERVABLES = ("dipole", "current", "polarizability")
+OBSERVABLES = ("dipole", "current", "polarizability", "charges", "atomic_dipoles")
 
 # Names in info that say what the structure is, besides texts and the total charge; numbers under
 # other names are labels of the start, which are wrong of what comes later.
@@ -88,12 +88,17 @@ def make_frame(
     if calculator.external_field is not None:
         info["external_field"] = field
     for name, value in _observables(atoms, calculator, observables).items():
-        info[name] = value
+        info[name] = value.reshape(-1)  # nine plain numbers of a tensor
         row.update(_columns(name, value))
     row.update(_columns("field_V_per_A", field) if "external_field" in info else {})
     frame = bare(atoms, calculator.charge_keys())
     frame.info.update(info)
     known = {"energy": results["energy"]} if "energy" in results else {}
+    if "charges" in observables:
+        known["charges"] = np.array(results["charges"], dtype=float)
+        row.update(_mean_charges(atoms, known["charges"]))
+    if "atomic_dipoles" in observables:
+        frame.set_array("atomic_dipoles", np.array(results["atomic_dipoles"], dtype=float))
     frame.calc = SinglePointCalculator(frame, forces=forces, **known)
     return frame, row
 
@@ -110,6 +115,12 @@ def _observables(
     if "polarizability" in wanted:
         values["polarizability"] = calculator.get_property("electronic_polarizability", atoms)
     return values
+
+
+def _mean_charges(atoms: Atoms, charges: np.ndarray) -> dict[str, float]:
+    """Columns of the mean charge of each element."""
+    symbols = np.array(atoms.get_chemical_symbols())
+    return {f"charge_{s}": float(charges[symbols == s].mean()) for s in dict.fromkeys(symbols)}
 
 
 def inner_dipole(atoms: Atoms, results: dict[str, Any]) -> np.ndarray:

@@ -55,7 +55,8 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, ensemble):
 
 def test_frames_hold_what_was_asked_for(tmp_path):
     atoms, calc = rock_salt("triclinic"), calculator()
-    how = settings(observables=("dipole", "current", "polarizability"), timestep=0.25)
+    observables = ("dipole", "current", "polarizability", "charges", "atomic_dipoles")
+    how = settings(observables=observables, timestep=0.25)
     run_md(atoms, calc, how, 8, tmp_path)
     frames = read(tmp_path / "trajectory.xyz", ":")
     assert [f.info["time_fs"] for f in frames] == [0, 1, 2]
@@ -66,7 +67,14 @@ def test_frames_hold_what_was_asked_for(tmp_path):
     current = np.einsum("nab,nb->a", born, last.get_velocities()) / 10.1805  # Å/fs
     np.testing.assert_allclose(last.info["current"], current, rtol=1e-4, atol=1e-6)
     alpha = calc.get_property("electronic_polarizability", again)
-    np.testing.assert_allclose(last.info["polarizability"], alpha, atol=1e-5)
+    assert "_JSON" not in (tmp_path / "trajectory.xyz").read_text()
+    np.testing.assert_allclose(last.info["polarizability"].reshape(3, 3), alpha, atol=1e-5)
+    charges = calc.get_property("charges", again)
+    np.testing.assert_allclose(last.get_charges(), charges, atol=1e-6)
+    dipoles = calc.get_property("atomic_dipoles", again)
+    np.testing.assert_allclose(last.arrays["atomic_dipoles"], dipoles, atol=1e-6)
+    table = np.genfromtxt(tmp_path / "md.csv", delimiter=",", names=True)
+    assert table["charge_Na"][-1] == pytest.approx(charges[again.numbers == 11].mean(), abs=1e-6)
     np.testing.assert_allclose(last.get_forces(), calc.get_property("forces", again), atol=1e-5)
     header = (tmp_path / "md.csv").read_text().splitlines()[0]
     assert "volume_A3,dipole_x" in header and "current_z" in header
