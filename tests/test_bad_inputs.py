@@ -356,7 +356,7 @@ MODES = {
 }
 
 SPECTRUM = {
-    "uv run.xyz": "kind must be one of ir, raman, dielectric",
+    "uv run.xyz": "kind must be one of ir, raman, dielectric, rdf",
     "ir none.xyz": "no such file",
     "ir folder": "is a folder",
     "ir good.xyz": "frame",

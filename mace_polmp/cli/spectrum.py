@@ -13,10 +13,12 @@ from mace_polmp.analysis import dielectric, plots, spectra
 from mace_polmp.analysis.correlation import Array, without_verlet_shift
 from mace_polmp.analysis.sampling import check_sampling, nyquist
 from mace_polmp.cli.common import add_model_options, named
+from mace_polmp.cli.rdf import write_rdf
 from mace_polmp.cli.trajectory import Series, read_series
 from mace_polmp.errors import InputError
+from mace_polmp.reading import existing_file
 
-KINDS = ("ir", "raman", "dielectric")
+KINDS = ("ir", "raman", "dielectric", "rdf")
 
 
 def add_parser(commands: Any) -> None:
@@ -28,7 +30,7 @@ def add_parser(commands: Any) -> None:
         "velocities and even time steps when --model is given.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("kind", help="ir, raman or dielectric")
+    parser.add_argument("kind", help="ir, raman, dielectric or rdf (radial distribution)")
     parser.add_argument("trajectory", type=Path, help="file that ASE reads, of every frame")
     parser.add_argument(
         "--output", type=Path, help="name without ending of the CSV and PNG; trajectory_KIND if not"
@@ -48,6 +50,10 @@ def add_parser(commands: Any) -> None:
         "--quantum_correction", default="harmonic", help=", ".join(spectra.QUANTUM_CORRECTIONS)
     )
     parser.add_argument("--laser", type=float, default=532.0, help="of Raman intensities, nm")
+    rdf = parser.add_argument_group("radial distribution functions")
+    rdf.add_argument("--elements", nargs="+", metavar="X", help="of the pairs; all if not given")
+    rdf.add_argument("--r_max", type=float, help="Ang; half the cell if not given")
+    rdf.add_argument("--bins", type=int, default=200, help="of the distance")
     add_model_options(parser, required=False)
     parser.set_defaults(run=run)
 
@@ -75,11 +81,18 @@ def run(args: argparse.Namespace) -> None:
             f"--quantum_correction must be one of {', '.join(spectra.QUANTUM_CORRECTIONS)}, got "
             f"{args.quantum_correction!r}"
         )
+    if not (math.isfinite(args.skip) and args.skip >= 0):
+        raise InputError(f"--skip must be a number of fs, 0 or more, got {args.skip}")
+    base = args.output or args.trajectory.with_name(f"{args.trajectory.stem}_{args.kind}")
+    if args.kind == "rdf":
+        existing_file(args.trajectory)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        write_rdf(args, base)
+        return
     series = read_series(args)
     least = dielectric.LEAST_WAVENUMBER if args.kind == "dielectric" else 0.0
     check_sampling(series.masses, series.timestep, args.kind, least)
     temperature = series.temperature if args.temperature is None else args.temperature
-    base = args.output or args.trajectory.with_name(f"{args.trajectory.stem}_{args.kind}")
     base.parent.mkdir(parents=True, exist_ok=True)
     {"ir": _infrared, "raman": _raman, "dielectric": _dielectric}[args.kind](
         args, series, temperature, base

@@ -63,8 +63,6 @@ def read_series(args: argparse.Namespace) -> Series:
     _check_same(frames, where)
     times = _times(frames, args.timestep, where)
     step = timestep_of(times, where)
-    if not (math.isfinite(args.skip) and args.skip >= 0):
-        raise InputError(f"--skip must be a number of fs, 0 or more, got {args.skip}")
     frames = frames[int(np.searchsorted(times - times[0], args.skip - 1e-6)) :]
     if len(frames) < 2:
         raise InputError(f"--skip {args.skip:g} leaves out the whole run of {times[-1]:g} fs")
