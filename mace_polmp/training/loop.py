@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ import torch
 from mace_polmp.errors import InputError
 from mace_polmp.training.checkpoints import CheckpointHandler, normalisation_of
 from mace_polmp.training.loaders import PlannedLoader
+from mace_polmp.training.messages import Clock
 from mace_polmp.training.options import loss_settings
 from mace_polmp.training.watch import (
     ADVICE,
@@ -104,6 +104,7 @@ class TrainingLoop:
         self._logger = Watch(self.settings["logger"])
         self._loader = self.settings["train_loader"]
         self._is_own = False
+        self._clock = Clock()
 
     @property
     def is_first(self) -> bool:
@@ -213,7 +214,6 @@ class TrainingLoop:
     def _train_epoch(self, epoch: int, model: Any, may_end: bool, last: bool) -> None:
         s, progress = self.settings, self.progress
         last = last or (s["swa"] is not None and epoch + 1 == s["swa"].start)
-        started = time.time()
         loss_fn = self._begin_epoch(epoch)
         self.upstream.train_one_epoch(
             model=s["model"],
@@ -249,7 +249,9 @@ class TrainingLoop:
         self._set_rates()
         if self.is_first:
             self._save(epoch, improved)
-        logging.debug(f"Epoch {epoch}: {time.time() - started:.1f} s")
+        said = self._clock.after_epoch(s["max_num_epochs"] - progress.next_epoch)
+        if said and not progress.ended:
+            logging.info(f"Epoch {epoch}: {said}")
         if s["distributed"]:
             torch.distributed.barrier()
 

@@ -35,6 +35,7 @@ from mace_polmp.training.lbfgs import PreconditionedLBFGS
 from mace_polmp.training.loaders import check_counts, with_label
 from mace_polmp.training.loop import TrainingLoop, Upstream
 from mace_polmp.training.loss import ElectricalLoss
+from mace_polmp.training.messages import names_of_groups
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
@@ -246,6 +247,7 @@ class _Session:
             }
         )
         _freeze_the_rest(model, groups["params"])
+        logging.info(f"Param groups: {names_of_groups(groups['params'])}")
         return groups
 
     def get_optimizer(
@@ -357,6 +359,9 @@ class _Session:
             for name, loader in loaders.items()
             if id(loader) in self._metrics
         }
+        for name, values in metrics.items():
+            if isinstance(values.get("energy_offset"), str):
+                logging.info(f"Energies of {name}: {values['energy_offset']}")
         labels = label_table(metrics)
         if labels is not None:
             logging.info("Errors of electrical labels:\n" + str(labels))
