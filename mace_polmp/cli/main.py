@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from mace_polmp.cli import check_data, evaluate, lammps, md, models, modes, quickstart, spectrum
+from mace_polmp.cli import (
+    check_data,
+    evaluate,
+    label,
+    lammps,
+    md,
+    models,
+    modes,
+    quickstart,
+    spectrum,
+)
 from mace_polmp.cli.common import run_command
 
 
@@ -16,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Training: mace_run_train --model MultipoleMACE; evaluation: mace_eval_configs.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (quickstart, evaluate, md, lammps, spectrum, modes, models, check_data):
+    for module in (quickstart, evaluate, md, lammps, spectrum, modes, models, check_data, label):
         module.add_parser(commands)
     return parser
 
