@@ -32,6 +32,7 @@ COMPUTED = ("dipole", "charges", "polarizability")
 _FIELD = 1e-3  # Hartree/(e bohr), 0.05 V/Å; dipoles change linearly to seven digits
 _MULTIPLICITY = ("multiplicity", "total_spin", "spin")  # all mean 2S + 1, as in mace-torch
 _HEAVIEST = 86
+_LOST = 1e-3  # e
 
 Labels = dict[str, Any]
 
@@ -165,6 +166,12 @@ def _labels(task: Calculation, careful: bool) -> Labels | str:
 
     copy_of: Any = tblite.interface.Result
     result = _calculator(task, careful).singlepoint()
+    total = float(np.sum(result["charges"]))
+    if not abs(total - task.charge) < _LOST:  # more electrons than orbitals, or less than none
+        return (
+            f"{METHODS[task.method]} has no such state: charges sum to {total:.3g} e instead of "
+            f"{task.charge:g} e"
+        )
     out: Labels = {}
     if "dipole" in task.quantities:
         out["dipole"] = (np.asarray(result["dipole"]) * BOHR).tolist()

@@ -71,11 +71,11 @@ def _is_long_enough(steps: int, training: TrainingOptions) -> bool:
     """Whether a new head may grow; where it may not, and nobody has asked for it, that is said."""
     if steps >= _LEAST_STEPS or training.head_growth_epochs is not None:
         return True
+    labels = "" if training.used else ", or dipoles with --dipole_weight (mace_polmp label)"
     logging.info(
-        f"The long-range head stays small: growing would make errors rise, and the {steps} steps "
-        f"of this run are too few to recover (it takes {_LEAST_STEPS}). For physical charges "
-        "give more epochs or structures, or dipoles with --dipole_weight (mace_polmp label "
-        "computes some)"
+        f"The long-range head starts small and does not grow: errors would rise, and the {steps} "
+        f"steps of this run are too few to recover (it takes {_LEAST_STEPS}). For physical charges "
+        f"give more epochs or structures{labels}"
     )
     return False
 
