@@ -16,7 +16,6 @@ from scipy.sparse.csgraph import connected_components
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.analysis.verdict import Observed, Verdict, find, judge
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
-from mace_polmp.errors import InputError
 from mace_polmp.head.electronegativity import PAULING
 from mace_polmp.labels import read_label, weight_of
 from mace_polmp.quantities import LABELS, boundary
@@ -63,12 +62,12 @@ def log_verdict(model: Any, frames: Sequence[Atoms], keys: dict[str, str]) -> No
         return  # data that were not read here, such as HDF5
     started = time.time()
     device = str(next(model.parameters()).device)
-    with precision_is_meant():
-        calculator = MultipoleMACECalculator(models=copy.deepcopy(model), device=device)
     try:
+        with precision_is_meant():
+            calculator = MultipoleMACECalculator(models=copy.deepcopy(model), device=device)
         verdict, count = verdict_of(calculator, frames, keys)
-    except InputError as error:  # the model is there and must be written
-        logging.warning(f"Verdict: none ({error})")
+    except Exception as error:  # a training that has ended must not be lost
+        logging.warning(f"Verdict: none ({type(error).__name__}: {error})")
         return
     logging.info(verdict.text(f"{count} structures, {time.time() - started:.1f} s"))
 

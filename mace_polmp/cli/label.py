@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ class _Work:
 def run(args: argparse.Namespace) -> None:
     """Compute, write the file, say what was done."""
     from mace_polmp.extended_xyz import read_text
-    from mace_polmp.files import locked, make_folder
+    from mace_polmp.files import make_folder
     from mace_polmp.interfaces.tblite import METHODS, version
     from mace_polmp.structures import read_structures
 
@@ -118,23 +118,44 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.file}: cannot be read as text; write it again with ASE first")
     make_folder(args.output.parent)
     work = _plan(args, frames)
-    with locked(f"{args.output}.lock", str(args.output)):
+    with _claimed(args.output):
         found = _compute(args, work)
-        labelled = {number for number in work.wanted if number in found}
+        new = {
+            number: {name: found[number][name] for name in names}
+            for number, names in work.wanted.items()
+            if number in found
+        }
         print(f"{args.file}: {len(frames)} structures")
         _print_charges(work, args)
-        _print_left_out(args, work)
+        _print_left_out(work)
         _compare(args, frames, found, METHODS[args.method])
-        if (work.wanted or work.left_out) and not labelled:
+        if (work.wanted or work.left_out) and not new:
             raise InputError(f"{args.file}: no structure could be labelled; nothing is written")
         for number, text in enumerate(texts):
-            labels = found.get(number, {}) if number in labelled else {}
-            new = {name: labels[name] for name in work.wanted.get(number, [])}
-            _add(args, frames[number], text, new if number in labelled else {}, method)
+            _add(args, frames[number], text, new.get(number, {}), method)
         _write(args, frames, texts)
-    with suppress(OSError):
-        Path(f"{args.output}.lock").unlink()
-    _print_done(args, frames, work, labelled, method)
+    _print_done(args, frames, new, method)
+
+
+@contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """No other process writes the file; of what this one leaves beside it only results stay."""
+    from mace_polmp.files import locked
+
+    lock, journal = Path(f"{output}.lock"), _journal(output)
+    with locked(lock, str(output)):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+            if journal.exists() and journal.stat().st_size == 0:
+                journal.unlink()
+
+
+def _journal(output: Path) -> Path:
+    """Where results are kept until the file is written."""
+    return Path(f"{output}.part")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -219,9 +240,8 @@ def _compute(args: argparse.Namespace, work: _Work) -> dict[int, dict[str, Any]]
     from mace_polmp.interfaces.tblite import compute_all
 
     numbers = list(work.tasks)
-    journal = Path(f"{args.output}.part")
     found: dict[int, dict[str, Any]] = {}
-    results = compute_all([work.tasks[n] for n in numbers], args.jobs, journal)
+    results = compute_all([work.tasks[n] for n in numbers], args.jobs, _journal(args.output))
     for at, labels in tqdm(results, total=len(numbers), desc="labels", leave=False, disable=None):
         if not isinstance(labels, str):
             found[numbers[at]] = labels
@@ -281,7 +301,7 @@ def _write(args: argparse.Namespace, frames: Sequence[Atoms], texts: Sequence[Fr
             with suppress(OSError):
                 written.unlink()
     with suppress(OSError):
-        Path(f"{args.output}.part").unlink()
+        _journal(args.output).unlink()
 
 
 def _compare(
@@ -323,7 +343,7 @@ def _print_charges(work: _Work, args: argparse.Namespace) -> None:
         )
 
 
-def _print_left_out(args: argparse.Namespace, work: _Work) -> None:
+def _print_left_out(work: _Work) -> None:
     """Print which structures get no label, those with the same reason together."""
     reasons: dict[str, list[int]] = {}
     for number, reason in sorted(work.left_out.items()):
@@ -335,21 +355,20 @@ def _print_left_out(args: argparse.Namespace, work: _Work) -> None:
 def _print_done(
     args: argparse.Namespace,
     frames: Sequence[Atoms],
-    work: _Work,
-    labelled: set[int],
+    new: dict[int, dict[str, Any]],
     method: str,
 ) -> None:
     for name in args.quantities:
-        new = sum(name in work.wanted[number] for number in labelled)
-        kept = sum(_has(atoms, name, args) for atoms in frames)
-        replaced = sum(_has(frames[n], name, args) for n in labelled if name in work.wanted[n])
+        mine = [number for number, labels in new.items() if name in labels]
+        there = {number for number, atoms in enumerate(frames) if _has(atoms, name, args)}
+        replaced = len(there & set(mine))
         key = getattr(args, f"{name}_key")
         more = f", {replaced} of them in place of others" if replaced else ""
-        print(f"  {name} ('{key}'): {new} from {method}{more}; {kept - replaced} were there")
+        print(f"  {name} ('{key}'): {len(mine)} from {method}{more}; {len(there) - replaced} kept")
     if "polarizability" in args.quantities:
         print(f"  note: {_SMALL_BASIS}")
     print(f"{args.output}: written")
-    if labelled and set(args.quantities) & set(_WEIGHED):
+    if new and set(args.quantities) & set(_WEIGHED):
         flags = [f"--{name}_weight 1" for name in _WEIGHED if name in args.quantities]
         keys = [
             f"--{name}_key {getattr(args, f'{name}_key')}"

@@ -46,7 +46,7 @@ def test_only_what_lacks_a_label_gets_one(tmp_path, capsys):
     frames = waters()
     frames[1].info["REF_dipole"] = np.array([0.1, 0.2, 0.3])
     text, written = label(capsys, tmp_path, frames, "--quantities", "dipole", "charges")
-    assert "dipole ('REF_dipole'): 3 from GFN2-xTB (tblite" in text and "; 1 were there" in text
+    assert "dipole ('REF_dipole'): 3 from GFN2-xTB (tblite" in text and "; 1 kept" in text
     added = {"REF_dipole", "REF_charges", "label_origin"}
     for number, (before, after) in enumerate(
         zip(read(tmp_path / "in.xyz", ":"), written, strict=True)
@@ -77,7 +77,7 @@ def test_overwriting_is_asked_for_and_said(tmp_path, capsys):
     frames = waters(2)
     frames[1].info["REF_dipole"] = np.array([0.1, 0.2, 0.3])
     text, written = label(capsys, tmp_path, frames, "--overwrite")
-    assert "1 of them in place of others; 0 were there" in text
+    assert "1 of them in place of others; 0 kept" in text
     assert np.linalg.norm(written[1].info["REF_dipole"]) == pytest.approx(0.47, abs=0.05)
     assert "GFN2" in written[1].info["label_origin"]
 
@@ -117,9 +117,20 @@ def test_what_cannot_be_labelled_is_named(tmp_path, capsys):
 
 
 @needs_tblite
+def test_what_does_not_converge_is_left_as_it_is(tmp_path, capsys):
+    frames = waters(2)
+    frames[1].info["total_charge"] = 90
+    text, written = label(capsys, tmp_path, frames)
+    assert "not labelled (frame 1): GFN2-xTB has no such state" in text
+    assert "REF_dipole" in written[0].info
+    check_unchanged(read(tmp_path / "in.xyz", 1), written[1], set(), "frame")
+
+
+@needs_tblite
 def test_where_nothing_can_be_labelled_nothing_is_written(tmp_path, capsys):
     text, written = label(capsys, tmp_path, [bulk("NaCl", "rocksalt", a=5.64)], code=1)
     assert "no structure could be labelled; nothing is written" in text and written is None
+    assert [path.name for path in tmp_path.iterdir()] == ["in.xyz"]
 
 
 @needs_tblite
