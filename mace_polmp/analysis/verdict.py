@@ -33,11 +33,11 @@ SIZE = (0.25, 4.0)
 """Limits of the spread of charges, in units of the usual one."""
 NET = 0.3
 """Molecules may have this much charge, RMS, in units of the spread of the charges of atoms."""
-USUAL = 0.5
+USUAL_BORN, USUAL_LATENT = 1.0, 0.5
 """e for each unit of Pauling's scale that an atom differs from the mean of its structure.
 
-Charges of GFN2-xTB in dipeptides spread by 0.48 times the electronegativities, Born charges of
-water by 0.7, of dipeptides by 1.2, of ionic crystals by 3.
+Born charges of water spread by 0.7 times the electronegativities, of small molecules by 1.0, of
+dipeptides by 1.2, of ionic crystals by 3; charges of GFN2-xTB in dipeptides by 0.48.
 """
 LEAST_DIFFERENCE = 0.2
 """Pauling's scale: below this spread of electronegativities there is nothing to judge by."""
@@ -51,6 +51,9 @@ class Observed:
     Attributes:
         numbers: atomic numbers, by structure.
         charges: [n_atoms] e, by structure.
+        moving: [n_atoms] e, by structure: the charge that moves with an atom, a third of the trace
+            of its Born charges, which has the part of atomic dipoles in it; None where it was not
+            computed.
         molecules: number of the neutral molecule of each atom, by structure; -1 where it is in
             none.
         total_charges: e, by structure; 0 where nothing is said.
@@ -62,6 +65,7 @@ class Observed:
 
     numbers: list[np.ndarray] = field(default_factory=list)
     charges: list[Array] = field(default_factory=list)
+    moving: list[Array | None] = field(default_factory=list)
     molecules: list[np.ndarray] = field(default_factory=list)
     total_charges: list[float] = field(default_factory=list)
     periodic: list[bool] = field(default_factory=list)
@@ -75,10 +79,13 @@ class Findings:
     """The numbers that a verdict rests on; NaN where there is none.
 
     Attributes:
-        spread: RMS deviation of charges from the mean of their structure, e.
+        spread: RMS deviation of charges from the mean of their structure, e: of those that move
+            with the atoms if they are known, else of latent ones.
         expected: the same of charges that electronegativities would give, e.
+        differ: the spread of electronegativities themselves.
         order: correlation of charges and how electropositive their elements are, both as deviations
             from the mean of their structure; above 0 if signs are right.
+        are_born: whether these are the charges that move.
         net: RMS charge of neutral molecules, e.
         molecules: how many of them there are.
         dipole, born: slope and correlation against labels.
@@ -89,7 +96,9 @@ class Findings:
 
     spread: float
     expected: float
+    differ: float
     order: float
+    are_born: bool
     net: float
     molecules: int
     dipole: tuple[float, float]
@@ -133,13 +142,6 @@ def slope_of(reference: Array, predicted: Array) -> float:
     return float(reference @ predicted) / size if size > 1e-20 else float("nan")
 
 
-def correlation_of(one: Array, other: Array) -> float:
-    """Pearson's correlation; NaN where one of them does not vary."""
-    a, b = (np.ravel(x) - np.mean(x) if np.size(x) else np.ravel(x) for x in (one, other))
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 1e-12 else float("nan")
-
-
 def _cosine(one: Array, other: Array) -> float:
     """As a correlation, of values that are 0 on average for a reason, such as components."""
     a, b = np.ravel(one), np.ravel(other)
@@ -155,20 +157,30 @@ def find(observed: Observed, electropositivity: Sequence[float]) -> Findings:
         electropositivity: minus Pauling's electronegativity, by atomic number, 0 where unknown.
     """
     scale = np.asarray(electropositivity)
-    charges, guesses = [], []
-    net: list[float] = []
-    for at, (numbers, found) in enumerate(zip(observed.numbers, observed.charges, strict=True)):
-        guess = USUAL * scale[numbers]
-        charges.append(found - found.mean())
-        guesses.append(guess - guess.mean())
-        labels = observed.molecules[at]
-        if observed.total_charges[at] == 0.0:
-            net += [float(found[labels == label].sum()) for label in set(labels.tolist()) - {-1}]
-    q, guess = (np.concatenate(x) if x else np.zeros(0) for x in (charges, guesses))
+    are_born = any(values is not None for values in observed.moving)
+    charges, positivities = [np.zeros(0)], [np.zeros(0)]
+    for numbers, values in zip(
+        observed.numbers, observed.moving if are_born else observed.charges, strict=True
+    ):
+        known = scale[numbers] != 0
+        if values is not None and known.any():
+            charges.append(values[known] - values[known].mean())
+            positivities.append(scale[numbers][known] - scale[numbers][known].mean())
+    q, positivity = np.concatenate(charges), np.concatenate(positivities)
+    net = [
+        float(found[labels == label].sum())
+        for found, labels, total in zip(
+            observed.charges, observed.molecules, observed.total_charges, strict=True
+        )
+        for label in set(labels.tolist()) - {-1}
+        if total == 0.0
+    ]
     return Findings(
         spread=_rms(q),
-        expected=_rms(guess),
-        order=_cosine(q, guess),
+        expected=(USUAL_BORN if are_born else USUAL_LATENT) * _rms(positivity),
+        differ=_rms(positivity),
+        order=_cosine(q, positivity),
+        are_born=are_born,
         net=_rms(np.array(net)),
         molecules=len(net),
         dipole=_against(observed.dipoles),
@@ -184,10 +196,14 @@ def _rms(values: Array) -> float:
     return float(np.sqrt((values**2).mean())) if len(values) else float("nan")
 
 
+def moving_charges(born_charges: Array) -> Array:
+    """The charge that moves with each atom, e: a third of the trace of [n_atoms, 3, 3]."""
+    found: Array = np.einsum("nii->n", np.asarray(born_charges)) / 3.0
+    return found
+
+
 def _traceful(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Of Born charges the diagonals count: a third of the trace is the charge that moves."""
-    label, predicted = (np.einsum("nii->n", np.asarray(x)) / 3.0 for x in pair)
-    return label, predicted
+    return moving_charges(pair[0]), moving_charges(pair[1])
 
 
 def _against(pairs: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
@@ -202,7 +218,7 @@ def _against(pairs: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
 def judge(found: Findings) -> Verdict:
     """The verdict. Labels decide where there are any; otherwise electronegativities do."""
     has_labels = found.n_dipoles >= _FEWEST or found.n_born >= 1
-    if not has_labels and not found.expected > LEAST_DIFFERENCE * USUAL:
+    if not has_labels and not found.differ > LEAST_DIFFERENCE:
         return Verdict(
             UNKNOWN,
             "the elements hardly differ in electronegativity, and no structure has a dipole or "
@@ -254,8 +270,9 @@ def _word_by_elements(found: Findings) -> str:
 
 def _seen(found: Findings) -> str:
     """The numbers, in words."""
-    parts = [f"charges vary by {found.spread:.2f} e within a structure"]
-    if found.expected > LEAST_DIFFERENCE * USUAL:
+    kind = "charges that move with the atoms (Born)" if found.are_born else "latent charges"
+    parts = [f"{kind} vary by {found.spread:.2f} e within a structure"]
+    if found.differ > LEAST_DIFFERENCE:
         signs = "go against" if found.order < -ORDER else "follow"
         signs = "do not follow" if abs(found.order) < ORDER else signs
         parts[0] += f" (usual for these elements: about {found.expected:.2f} e)"

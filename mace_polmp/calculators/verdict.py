@@ -14,14 +14,17 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from mace_polmp.analysis.correlation import Array
-from mace_polmp.analysis.verdict import Observed, Verdict, find, judge
+from mace_polmp.analysis.verdict import Observed, Verdict, find, judge, moving_charges
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
+from mace_polmp.errors import InputError
 from mace_polmp.head.electronegativity import PAULING
 from mace_polmp.labels import read_label, weight_of
 from mace_polmp.quantities import LABELS, boundary
 
 MOST_STRUCTURES = 100
-_MOST_BORN = 10  # structures whose Born charges are computed: each costs four evaluations
+# Structures whose Born charges are computed, and their atoms but for a first one that is larger:
+# each costs four evaluations.
+_MOST_BORN, _MOST_BORN_ATOMS = 20, 1000
 _MOST_ATOMS = 20000  # in all of them together, but for a first one that is larger
 _BONDED = 1.15  # times the sum of covalent radii
 _LEAST_METAL = 1.7  # Pauling's scale; what has less is a metal, and may be an ion
@@ -105,6 +108,7 @@ def observe(
     the origin. A label whose weight is 0 in its frame is left out.
     """
     out = Observed()
+    born_atoms = 0
     for number, labelled in enumerate(frames):
         at = f"{where}: frame {number}"
         atoms = labelled.copy()
@@ -123,12 +127,24 @@ def observe(
         dipole, born = labels.get("dipole"), labels.get("born_charges")
         if dipole is not None:
             centre = atoms.positions.mean(0)
-            predicted = _value(calculator, "dipole", atoms) - charges.sum() * centre
-            out.dipoles.append((dipole - total * centre, predicted))
-        if born is not None and len(out.born_charges) < _MOST_BORN:
-            out.born_charges.append((born, _value(calculator, "born_charges", atoms)))
+            own = _value(calculator, "dipole", atoms) - charges.sum() * centre
+            out.dipoles.append((dipole - total * centre, own))
+        born_atoms += len(atoms)
+        few = number == 0 or (number < _MOST_BORN and born_atoms <= _MOST_BORN_ATOMS)
+        predicted = _born(calculator, atoms) if few else None
+        out.moving.append(None if predicted is None else moving_charges(predicted))
+        if born is not None and predicted is not None:
+            out.born_charges.append((born, predicted))
             out.born_periodic.append(bool(atoms.pbc.any()))
     return out
+
+
+def _born(calculator: MultipoleMACECalculator, atoms: Atoms) -> Array | None:
+    """Born charges; None of slabs and of what was converted for accelerators."""
+    try:
+        return _value(calculator, "born_charges", atoms)
+    except InputError:
+        return None
 
 
 def _value(calculator: Any, name: str, atoms: Atoms) -> Array:

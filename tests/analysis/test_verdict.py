@@ -22,13 +22,23 @@ CHARGES = np.array([-0.66, 0.33, 0.33])
 DIPOLE = np.array([0.0, 0.0, 0.4])
 
 
-def waters(charges=CHARGES, dipole=None, born=None, count=4, periodic=False, noise=0.0, total=0.0):
+def waters(
+    charges=CHARGES,
+    dipole=None,
+    born=None,
+    count=4,
+    periodic=False,
+    noise=0.0,
+    total=0.0,
+    moving=None,
+):
     """Water molecules whose true dipole is DIPOLE and whose true Born charges are CHARGES."""
     rng = np.random.default_rng(2)
     out = Observed()
     for _ in range(count):
         out.numbers.append(WATER)
         out.charges.append(np.asarray(charges))
+        out.moving.append(moving)
         out.molecules.append(np.zeros(3, dtype=int))
         out.total_charges.append(total)
         out.periodic.append(periodic)
@@ -51,6 +61,14 @@ def word(observed):
 )
 def test_without_labels_electronegativities_decide(factor, expected):
     assert word(waters(factor * CHARGES)) == expected
+
+
+def test_what_moves_with_the_atoms_counts_before_latent_charges():
+    """Atomic dipoles may carry what latent charges lack."""
+    assert word(waters(0.1 * CHARGES, moving=CHARGES)) == PHYSICAL
+    assert word(waters(CHARGES, moving=-CHARGES)) == REVERSED
+    text = judge(find(waters(0.1 * CHARGES, moving=CHARGES), ELECTROPOSITIVITY)).text()
+    assert "charges that move with the atoms (Born) vary by 0.47 e" in text
 
 
 def test_next_to_nothing_has_no_sign():
@@ -96,13 +114,21 @@ def test_the_medium_may_screen_born_charges():
 
 
 def test_one_element_cannot_be_judged_without_labels():
-    crystal = Observed([np.array([6, 6])], [np.zeros(2)], [np.zeros(2, int)], [0.0], [True])
+    crystal = Observed([np.array([6, 6])], [np.zeros(2)], [None], [np.zeros(2, int)], [0.0], [True])
     assert word(crystal) == UNKNOWN
 
 
 def test_elements_without_an_electronegativity_do_not_count_as_others():
     """Helium has none in Pauling's scale; it must not look like the most electropositive."""
-    atoms = Observed([np.array([2, 2, 2])], [np.zeros(3)], [np.zeros(3, int)], [0.0], [False])
+    mixed = waters()
+    mixed.numbers = [np.append(numbers, 2) for numbers in mixed.numbers]
+    mixed.charges = [np.append(charges, 0.0) for charges in mixed.charges]
+    mixed.molecules = [np.append(labels, 1) for labels in mixed.molecules]
+    one, two = (find(x, ELECTROPOSITIVITY) for x in (mixed, waters()))
+    assert (one.order, one.spread, one.expected) == (two.order, two.spread, two.expected)
+    atoms = Observed(
+        [np.array([2, 2, 2])], [np.zeros(3)], [None], [np.zeros(3, int)], [0.0], [False]
+    )
     assert word(atoms) == UNKNOWN
 
 
