@@ -313,5 +313,5 @@ _ADVICE = {
     UNCLEAR: f"Do not trust dipoles and spectra. To mend it, {_MORE_LABELS}; or train longer, or "
     "with --head_warmup_epochs.",
     "net": "Signs and sizes are right, but molecules that should be neutral are not: their dipoles "
-    "depend on where they are. Train with --charge_readout transfer, or with --constrain_charge.",
+    "depend on where they are. Train longer, or with --constrain_charge softness.",
 }
