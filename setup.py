@@ -25,8 +25,9 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "mypy>=1.10"],
-        "data": ["tblite>=0.4"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "mypy>=1.10", "tblite>=0.5"],
+        "label": ["tblite>=0.5"],
+        "data": ["tblite>=0.5"],
         "benchmarks": ["torch-pme>=0.5"],
         "ipi": ["ipi>=3.1"],
         "openmm": ["openmm>=8.4"],

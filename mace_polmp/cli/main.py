@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 
 from mace_polmp import __version__
-from mace_polmp.cli import check_data, evaluate, lammps, md, models, modes, quickstart, spectrum
+from mace_polmp.cli import (
+    check_data,
+    evaluate,
+    label,
+    lammps,
+    md,
+    models,
+    modes,
+    quickstart,
+    spectrum,
+)
 from mace_polmp.cli.common import run_command
 
 
@@ -18,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mace_polmp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (quickstart, evaluate, md, lammps, spectrum, modes, models, check_data):
+    for module in (quickstart, evaluate, md, lammps, spectrum, modes, models, check_data, label):
         module.add_parser(commands)
     return parser
 

@@ -1,3 +1,6 @@
-"""Other programs that run MultipoleMACE models."""
+"""Other programs that run MultipoleMACE models, and one that makes labels for them."""
 
-import mace_polmp.quiet  # noqa: F401  before mace
+LABEL_METHODS = {"gfn2": "GFN2-xTB", "gfn1": "GFN1-xTB"}
+LABEL_QUANTITIES = ("dipole", "charges", "polarizability")
+"""What a calculation can label: dipole [3] e Å from − to +, charges [n_atoms] e, polarizability
+[3, 3] e² Å²/eV."""

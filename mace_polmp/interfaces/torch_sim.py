@@ -5,6 +5,10 @@ Tested with torch-sim-atomistic 0.3.0.
 
 from __future__ import annotations
 
+# isort: off
+import mace_polmp.quiet  # noqa: F401  before mace
+
+# isort: on
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy

@@ -22,6 +22,7 @@ from mace_polmp.training.messages import Clock
 from mace_polmp.training.options import loss_settings
 from mace_polmp.training.watch import (
     ADVICE,
+    WORSE,
     Watch,
     check_weights,
     copy_into,
@@ -41,6 +42,7 @@ class Progress:
         waited: validations since the lowest.
         stage_two: whether it has begun.
         ended: whether the run has ended before its last epoch, because nothing improved.
+        start_is_best: whether no epoch has been better than a model that was given.
     """
 
     next_epoch: int = 0
@@ -49,6 +51,7 @@ class Progress:
     waited: int = 0
     stage_two: bool = False
     ended: bool = False
+    start_is_best: bool = False
 
 
 @dataclass
@@ -90,6 +93,8 @@ class TrainingLoop:
         checkpoints: where to write.
         facts: what else a checkpoint holds, such as the settings asked for.
         before_best: called before the best weights are written.
+        keeps_start: whether the weights before the first step are the best until an epoch is
+            better: those of a model that is trained on, where nothing new has to grow first.
         progress: where to begin.
     """
 
@@ -98,6 +103,7 @@ class TrainingLoop:
     checkpoints: CheckpointHandler
     facts: dict[str, Any] = field(default_factory=dict)
     before_best: Callable[[], None] | None = None
+    keeps_start: bool = False
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -152,6 +158,7 @@ class TrainingLoop:
         if changed or left_stage_two:
             logging.info("The loss is another one: which epoch is the best is counted anew")
             self.progress.lowest_loss, self.progress.waited = math.inf, 0
+            self.progress.start_is_best = False
             self.progress.stage_two = not left_stage_two and self.progress.stage_two
         if "optimizer" in saved and "lr" in before:  # its rates go on
             now["lr"] = before["lr"]
@@ -169,6 +176,8 @@ class TrainingLoop:
                 written then.
         """
         self._initial_validation()
+        if self.keeps_start and len(phases) == 1:
+            self._keep_start()
         progress, start = self.progress, 0
         for number, phase in enumerate(phases):
             if number > 0 and progress.next_epoch == start:
@@ -181,6 +190,8 @@ class TrainingLoop:
                 self._train_phase(phase, may_end=number == len(phases) - 1)
             start = phase.last_epoch
         self.checkpoints.training_ended()
+        if progress.start_is_best:
+            logging.warning(WORSE)
         logging.info("Training complete")
 
     def _train_phase(self, phase: Phase, may_end: bool) -> None:
@@ -211,6 +222,15 @@ class TrainingLoop:
         if not math.isfinite(self.progress.valid_loss):
             self.progress.valid_loss = loss
 
+    def _keep_start(self) -> None:
+        """The model before the first step is the best so far."""
+        progress = self.progress
+        if progress.next_epoch > 0 or not math.isinf(progress.lowest_loss):
+            return
+        progress.lowest_loss, progress.start_is_best = progress.valid_loss, True
+        if self.is_first:
+            self.checkpoints.save_best(self.settings["model"], -1, progress.valid_loss, False)
+
     def _train_epoch(self, epoch: int, model: Any, may_end: bool, last: bool) -> None:
         s, progress = self.settings, self.progress
         last = last or (s["swa"] is not None and epoch + 1 == s["swa"].start)
@@ -240,6 +260,7 @@ class TrainingLoop:
             improved = progress.valid_loss < progress.lowest_loss
             if improved:
                 progress.lowest_loss, progress.waited = progress.valid_loss, 0
+                progress.start_is_best = False
             else:
                 progress.waited += 1
         check_weights(s["model"], epoch)
@@ -268,6 +289,7 @@ class TrainingLoop:
                 logging.info("Changing loss based on Stage Two Weights")
                 self.progress.stage_two = True
                 self.progress.lowest_loss, self.progress.waited = math.inf, 0
+                self.progress.start_is_best = False
             loss_fn = swa.loss_fn
         if s["distributed"]:
             s["train_sampler"].set_epoch(epoch)

@@ -23,6 +23,9 @@ Settings = dict[str, Any]
 
 HEAD_GROUP = "long_range"  # the optimizer's group of the head's parameters
 _MOST_GROWTH = 8  # epochs
+# Steps of the optimizer in a run, below which a head does not grow: errors rise while it does, and
+# the rest of the run must be long enough for the backbone to recover.
+_LEAST_STEPS = 500
 
 
 def plan_phases(
@@ -54,7 +57,7 @@ def plan_phases(
             )
         alone = partial(_head_alone, settings, training, seed)
         first = Phase(epochs, "Training the long-range head alone", alone)
-    elif scaled < 1.0:
+    elif scaled < 1.0 and _is_long_enough(total * len(settings["train_loader"]), training):
         wanted = training.head_growth_epochs
         epochs = min(min(_MOST_GROWTH, total // 4) if wanted is None else wanted, last)
         growing = partial(_growing_head, settings, scaled, epochs)
@@ -62,6 +65,19 @@ def plan_phases(
     else:
         return [everything]
     return [first, Phase(total, "Training everything", everything.around)]
+
+
+def _is_long_enough(steps: int, training: TrainingOptions) -> bool:
+    """Whether a new head may grow; where it may not, and nobody has asked for it, that is said."""
+    if steps >= _LEAST_STEPS or training.head_growth_epochs is not None:
+        return True
+    labels = "" if training.used else ", or dipoles with --dipole_weight (mace_polmp label)"
+    logging.info(
+        f"The long-range head starts small and does not grow: errors would rise, and the {steps} "
+        f"steps of this run are too few to recover (it takes {_LEAST_STEPS}). For physical charges "
+        f"give more epochs or structures{labels}"
+    )
+    return False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from ase import Atoms
 from torch.nn.parallel import DistributedDataParallel
 
+from mace_polmp.calculators.verdict import log_verdict
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.accelerated import with_cuequivariance
 from mace_polmp.modules.record import TrainingRecord
@@ -31,6 +32,7 @@ from mace_polmp.training.fine_tuning import (
     start_from,
     start_small,
 )
+from mace_polmp.training.held_out import HeldOut
 from mace_polmp.training.lbfgs import PreconditionedLBFGS
 from mace_polmp.training.loaders import check_counts, with_label
 from mace_polmp.training.loop import TrainingLoop, Upstream
@@ -80,6 +82,7 @@ def train(
         InputError: a loss or weights that become NaN, or what only upstream's reading finds.
     """
     session = _Session(asked, training, args, record, facts, notes, after_evaluation)
+    session.held_out = HeldOut(frames, {n: training.key(n) for n in ("dipole", "born_charges")})
     if args.r_max is None:
         args.r_max = _DEFAULT_R_MAX
     keys = {name: training.key(name) for name in training.used}
@@ -118,12 +121,14 @@ class _Session:
         self._optimizer: torch.optim.Optimizer | None = None
         self._metrics: dict[int, dict[str, Any]] = {}  # by id of the loader
         self._isolated: dict[int, dict[int, float]] = {}  # E0s by id of the training data
+        self.held_out = HeldOut({}, {})
 
     # Data.
 
     def get_dataset_from_xyz(self, original: Original, **named: Any) -> Any:
         """Structures, and energies of isolated atoms if they are those of all elements."""
         collections, energies = original(**named)
+        self.held_out.add(collections)
         elements = {
             int(z)
             for configs in (collections.train, collections.valid)
@@ -173,6 +178,7 @@ class _Session:
     ) -> Any:
         """The backbone, with a foundation model's weights, as upstream makes it; then the head."""
         energies, foundation, *others = rest
+        self.held_out.forget_others()
         if self._r_max is not None and foundation is not None:
             check_cutoff(self._r_max, foundation)
         former = foundation if isinstance(foundation, MultipoleMACE) else None
@@ -320,6 +326,7 @@ class _Session:
             handler,
             facts=self._facts,
             before_best=before_best,
+            keeps_start=bool(self._args.foundation_model),
         )
         loop.resume()
         loop.run(plan_phases(settings, self._training, self._scaled, self._args.seed))
@@ -370,6 +377,8 @@ class _Session:
             if isinstance(model, DistributedDataParallel):
                 model = model.module
             self._after_evaluation(model, loaders)
+            if not self._args.distributed or torch.distributed.get_rank() == 0:
+                log_verdict(model, self.held_out.frames, self.held_out.keys)
         return table
 
 

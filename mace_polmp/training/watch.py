@@ -15,6 +15,12 @@ ADVICE = (
     "mace_polmp check-data"
 )
 
+WORSE = (
+    "No epoch was better on the validation data than the model that was given: that model is "
+    "written, with a long-range head that has learned nothing. Give a smaller --lr (a tenth), more "
+    "epochs or more structures"
+)
+
 
 class Watch:
     """Upstream's log of metrics, which ends a run whose loss is no number.

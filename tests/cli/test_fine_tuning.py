@@ -406,3 +406,21 @@ def test_info_says_what_the_permittivity_is(tmp_path, capsys):
     write_model(model, tmp_path / "m.safetensors")
     command(["info", str(tmp_path / "m.safetensors")])
     assert "1.800, learned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lr", [1.0, 1e-4])
+def test_a_short_run_is_never_worse_than_the_foundation_model(tmp_path, lr):
+    """Steps that are far too large: the model that is written is the one that was given."""
+    old = foundation(tmp_path / "f.model")
+    data = write_data(tmp_path)
+    model = tune(
+        tmp_path, train_file=data, foundation_model=tmp_path / "f.model", lr=lr, max_num_epochs=3
+    )
+    log = log_of(tmp_path)
+    losses = [float(x) for x in re.findall(r"head: Default, loss=\s*([\d.]+)", log)]
+    start, best = losses[0], min(losses)
+    assert ("No epoch was better" in log) == (best == start)
+    assert (best == start) == (lr == 1.0)
+    same = torch.equal(model.interactions[0].linear.weight, old.interactions[0].linear.weight)
+    assert same == (lr == 1.0)
+    assert "does not grow" in log and "Verdict: charges look small" in log

@@ -73,6 +73,15 @@ RUNS = {
         ),
         [1, 3],
     ),
+    "a foundation model that stays the best": (
+        dict(
+            foundation_model="base.model",
+            multiheads_finetuning="False",
+            E0s="foundation",
+            lr=0.0,
+        ),
+        [2],
+    ),
 }
 
 

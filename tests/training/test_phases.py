@@ -75,3 +75,22 @@ def test_a_head_that_is_trained_alone_has_no_warm_up() -> None:
 def test_a_warm_up_is_a_number_of_epochs(epochs: float) -> None:
     with pytest.raises(InputError, match="head_warmup_epochs"):
         TrainingOptions(head_warmup_epochs=epochs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "options", "grows"),
+    [
+        (166, {}, False),  # 498 steps
+        (167, {}, True),
+        (6, {"head_growth_epochs": 2}, True),
+        (6, {"training_mode": "head_first", "head_epochs": 2}, True),
+    ],
+)
+def test_a_head_grows_where_the_run_is_long_enough(
+    epochs: int, options: dict[str, Any], grows: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"train_loader": [None] * BATCHES, "max_num_epochs": epochs, "swa": None}
+    with caplog.at_level("INFO"):
+        phases = plan_phases(settings, TrainingOptions(**options), 0.1, 1)
+    assert (len(phases) == 2) == grows
+    assert ("does not grow" in caplog.text) != grows
