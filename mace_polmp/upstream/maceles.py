@@ -59,8 +59,8 @@ _MODULES = {
     "les.ewald": "",
 }
 _ONLY_CHARGES = (
-    "only latent charges are converted; of dipoles, quadrupoles and responses there are no "
-    "reference numbers that would make their conventions certain"
+    "what it does is not certain, and the model is not converted. Only latent charges that are read "
+    "from each layer are; for dipoles, quadrupoles and responses there are no reference numbers"
 )
 _HEAD = ("multipole_readouts.", "electrostatics.", "raw_permittivity")
 
@@ -186,6 +186,8 @@ def _electrostatics(backbone: PickledBackbone) -> tuple[float, dict[str, Any]]:
 
     sigma, spacing = number(ewald, "les.ewald", "sigma"), number(ewald, "les.ewald", "dl")
     epsilon = number(les, "les", "epsilon_factor")
+    if epsilon < 1.0:
+        raise backbone.refusal("les.epsilon_factor", epsilon, "a permittivity is at least 1")
     same = (
         (les, "les", "sigma", sigma),
         (les, "les", "dl", spacing),

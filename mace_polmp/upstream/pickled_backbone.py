@@ -19,6 +19,8 @@ from mace_polmp.errors import InputError
 from mace_polmp.upstream.stand_ins import StandIn
 
 SILU = ("torch.nn.functional", "silu")
+# Modules with activations that are a matter of choice; others have those of their class.
+_CHOSEN = ("readouts.", "conv_tp_weights.")
 _ACTIVATIONS = (SILU, ("torch.nn.modules.activation", "SiLU"))
 # Settings that are attributes of the model, with what they are where a file does not say.
 _FLAGS = {
@@ -258,7 +260,7 @@ def check_activations(tree: StandIn, where: str) -> None:
     """
     expected = float(normalize2mom(torch.nn.functional.silu).cst)
     for path, module in walk(tree):
-        if module.name == "normalize2mom":
+        if module.name == "normalize2mom" and any(part in path for part in _CHOSEN):
             function, factor = module.value("f"), module.value("cst")
             found = (getattr(function, "module", None), getattr(function, "name", None))
             if found not in _ACTIVATIONS:

@@ -111,6 +111,9 @@ def maceles(settings, seed=0, **les_arguments):
     torch.manual_seed(seed)
     with importable():
         model = MACELES(les_arguments={"use_atomwise": False, **les_arguments}, **settings)
+    with torch.no_grad():
+        for weight in model.les_readouts.parameters():
+            weight *= 3.0
     return model
 
 

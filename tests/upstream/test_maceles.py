@@ -157,9 +157,10 @@ def test_what_the_original_lacks(tmp_path):
     twice = born_charges(ours, make_batch([atoms.repeat((1, 2, 1))], ours))[: len(atoms)]
     assert torch.allclose(born, twice, rtol=0, atol=1e-9) and born.abs().max() > 1e-3
 
-    direct = evaluate(ours, atoms)
+    large = atoms.repeat((2, 2, 2))
+    direct = evaluate(ours, large)
     ours.electrostatics.solver = "mesh"
-    mesh = evaluate(ours, atoms)
+    mesh = evaluate(ours, large)
     assert torch.allclose(direct["energy"], mesh["energy"], rtol=0, atol=1e-4)
     assert torch.allclose(direct["forces"], mesh["forces"], rtol=0, atol=1e-4)
     assert not torch.equal(direct["energy"], mesh["energy"])
@@ -212,23 +213,19 @@ def test_programs_that_use_what_is_allowed_are_refused_too(tmp_path):
     altered(tmp_path / "a.model", tmp_path / "c.model", lambda data: data[: len(data) // 2])
     with pytest.raises(InputError, match="c.model: not a whole archive"):
         read_tree(tmp_path / "c.model")
-    with zipfile.ZipFile(tmp_path / "a.model") as old:
-        root = old.namelist()[0].split("/")[0]
-    size = b"K\x00K\x04\x85K\x01\x85"  # offset, shape (n,), strides (1,): more than there is
-    larger = b"K\x00J\x00\xe1\xf5\x05\x85K\x00\x85"
+    size, larger = b"K\x00K\x04\x85", b"K\x00J\x00\xe1\xf5\x05\x85"  # offset 0, shape (n,)
     altered(tmp_path / "a.model", tmp_path / "d.model", lambda data: data.replace(size, larger, 1))
     with pytest.raises(InputError, match="a tensor of shape"):
         read_tree(tmp_path / "d.model")
-    assert root
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: setattr(m, "use_dipoles", True), "use_dipoles is True: only latent charges"),
+        (lambda m: setattr(m, "use_dipoles", True), "use_dipoles is True: what it does is not"),
         (
             lambda m: setattr(m, "les_u_readouts", torch.nn.ModuleList([torch.nn.Linear(1, 1)])),
-            "les_u_readouts is there: only latent charges",
+            "les_u_readouts is there: what it does is not",
         ),
         (lambda m: setattr(m.les, "use_field", 1.5), "les.use_field is 1.5"),
         (lambda m: setattr(m.les.ewald, "sigma", 1.5), "les.sigma is 1.0: .* 1.5"),
