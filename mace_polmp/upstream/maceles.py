@@ -59,8 +59,8 @@ _MODULES = {
     "les.ewald": "",
 }
 _ONLY_CHARGES = (
-    "what it does is not certain, and the model is not converted. Only latent charges that are read "
-    "from each layer are; for dipoles, quadrupoles and responses there are no reference numbers"
+    "what it does is not certain, and the model is not converted. Only latent charges that are "
+    "read from each layer are; there are no reference numbers of dipoles, quadrupoles and responses"
 )
 _HEAD = ("multipole_readouts.", "electrostatics.", "raw_permittivity")
 
@@ -102,7 +102,16 @@ def convert(path: str | Path) -> Conversion:
             f"{path}: holds a {'.'.join(found)}, not a MultipoleMACE or MACELES; only these are "
             "converted. A plain MACE goes to --foundation_model of mace_run_train as it is"
         )
-    return _of_tree(read_tree(Path(path)), str(path))
+    tree = read_tree(Path(path))
+    try:
+        return _of_tree(tree, str(path))
+    except InputError:
+        raise
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{path}: holds a MACELES whose parts are not those of a known version ({reason})"
+        ) from error
 
 
 def _of_tree(tree: StandIn, where: str) -> Conversion:
