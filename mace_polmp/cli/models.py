@@ -13,9 +13,12 @@ def add_parser(commands: Any) -> None:
     """Add the subcommands to those of `mace_polmp`."""
     convert = commands.add_parser(
         "convert",
-        help="convert a model between .model (pickle) and .safetensors (runs no code)",
+        help="convert a model between .model (pickle) and .safetensors (runs no code), or a "
+        "MACELES of mace-torch to either",
         description="Convert a MultipoleMACE between upstream's .model, a pickle, and "
-        ".safetensors, weights and a configuration: loading the latter runs no code from the file.",
+        ".safetensors, weights and a configuration: loading the latter runs no code from the file. "
+        "A .model file with a MACELES, mace-torch's MACE with latent charges, becomes a "
+        "MultipoleMACE of the same energies; nothing in the file is run.",
     )
     convert.add_argument("source", type=Path, help=".model or .safetensors file to read")
     convert.add_argument("target", type=Path, help=".safetensors or .model file to write")
@@ -28,13 +31,26 @@ def add_parser(commands: Any) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     """Read one kind of file and write the other."""
+    from mace_polmp.modules import safe_files
     from mace_polmp.modules.io import load_model, write_model
+    from mace_polmp.reading import existing_file
+    from mace_polmp.upstream import maceles
 
     if args.target.exists() and not args.overwrite:
         raise InputError(f"{args.target} is there already; give --overwrite or another name")
-    write_model(load_model(args.source), args.target)
+    source = existing_file(args.source)
+    notes: tuple[str, ...] = ()
+    is_safe = safe_files.is_safe(source) or source.suffix.lower() == safe_files.SUFFIX
+    if is_safe or maceles.is_own(source):
+        model = load_model(source)
+    else:
+        converted = maceles.convert(source)
+        model, notes = converted.model, converted.notes
+    write_model(model, args.target)
     size = args.target.stat().st_size / 1e6
     print(f"{args.source} -> {args.target} ({size:.1f} MB)")
+    for note in notes:
+        print(f"  {note}")
 
 
 def run_info(args: argparse.Namespace) -> None:

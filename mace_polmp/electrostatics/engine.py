@@ -15,6 +15,7 @@ from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficient
 from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.plan import Plan, log_plan, plan_shape
 from mace_polmp.electrostatics.response import induced_charges, induced_dipoles
+from mace_polmp.electrostatics.self_energy import self_energies
 from mace_polmp.electrostatics.settings import Settings
 from mace_polmp.electrostatics.sums import AtomSums
 
@@ -61,6 +62,8 @@ class Electrostatics(torch.nn.Module):
         taper: soft edge of the sphere of wave vectors: over this last fraction of 2π/dl their
             weights fall smoothly to zero, and energies do not jump where a cell changes. 0 for a
             sharp sphere.
+        self_interaction: whether the energy holds that of each multipole in its own potential as
+            well, see self_energy.py. Potential, field and response never do.
 
     Raises:
         ValueError: a length that is not positive, a solver that does not exist, an accuracy that
@@ -69,6 +72,7 @@ class Electrostatics(torch.nn.Module):
 
     mesh_accuracy: float = DEFAULT_ACCURACY  # also of models saved before there was a mesh
     taper: float = 0.0  # or a soft edge
+    self_interaction: bool = False
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Electrostatics(torch.nn.Module):
         solver: str = "auto",
         mesh_accuracy: float = DEFAULT_ACCURACY,
         taper: float = 0.0,
+        self_interaction: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("smearing", smearing), ("kspace_spacing", kspace_spacing)):
@@ -92,6 +97,7 @@ class Electrostatics(torch.nn.Module):
         self.solver = solver
         self.mesh_accuracy = mesh_accuracy
         self.taper = taper
+        self.self_interaction = self_interaction
 
     @property
     def k_cutoff(self) -> float:
@@ -229,7 +235,7 @@ class Electrostatics(torch.nn.Module):
         lengths = f"smearing={self.smearing}, kspace_spacing={self.kspace_spacing}"
         return (
             f"{lengths}, solver={self.solver!r}, mesh_accuracy={self.mesh_accuracy}, "
-            f"taper={self.taper}"
+            f"taper={self.taper}, self_interaction={self.self_interaction}"
         )
 
     def forward(
@@ -288,6 +294,8 @@ class Electrostatics(torch.nn.Module):
         operator = FieldOperator.of(plan, positions, cell)
         sums = plan.sums
         permanent, potential, field = operator.evaluate(multipoles, with_field)
+        if self.self_interaction:
+            permanent = permanent + sums.own(self_energies(multipoles, self.smearing))
         if external_field is not None:
             acting = acting_on_charges(external_field, cell, pbc)
             permanent = permanent + _field_energy(

@@ -59,10 +59,17 @@ class LongRangeOptions:
     )
     charge_readout: str = option(
         "transfer",
-        "charges read from each atom alone, or also moved along edges from one atom to another, "
-        "which keeps molecules neutral until the data say otherwise",
+        "charges read from each atom alone; or also moved along edges from one atom to another, "
+        "which keeps molecules neutral until the data say otherwise; or read also from the "
+        "features of each layer by itself, as MACELES models do",
         str,
-        ("transfer", "atomic"),
+        ("transfer", "atomic", "layers"),
+    )
+    layer_hidden: int = option(
+        16,
+        "with --charge_readout layers: width of the network that reads the last of several "
+        "layers, 0 for a linear map; those before have linear maps",
+        int,
     )
     induced: str = option(
         "both",
@@ -106,6 +113,10 @@ class LongRangeOptions:
         kind="fraction",
         limits=(0.0, 0.9),
     )
+    self_interaction: bool = option(
+        False,
+        "keep the energy of each Gaussian multipole in its own potential, as MACELES models do",
+    )
     long_range_solver: str = option(
         "auto",
         "solver of periodic structures: direct sum, particle mesh, or what is faster",
@@ -135,6 +146,9 @@ class LongRangeOptions:
                 )
             if f.metadata["type"] is None and not isinstance(value, bool):
                 raise InputError(f"{f.name} must be true or false, got {value!r}")
+        hidden = self.layer_hidden
+        if not isinstance(hidden, int) or isinstance(hidden, bool) or not 0 <= hidden <= 4096:
+            raise InputError(f"layer_hidden must be a whole number up to 4096, got {hidden!r}")
         permittivity = self.epsilon_infinity
         is_one = isinstance(permittivity, int | float) and math.isfinite(permittivity)
         if permittivity != LEARN and not (is_one and float(permittivity) >= 1.0):
@@ -154,6 +168,7 @@ class LongRangeOptions:
             solver=self.long_range_solver,
             mesh_accuracy=self.mesh_accuracy,
             taper=self.kspace_taper,
+            self_interaction=self.self_interaction,
         )
 
     @property

@@ -20,13 +20,14 @@ from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.products import small_product
 from mace_polmp.head.convolutions import CHANNELS, HIDDEN, ChargeTransfer, Edges, EquivariantLift
 from mace_polmp.head.electronegativity import electropositivity
+from mace_polmp.head.layer_charges import LayerCharges
 from mace_polmp.head.options import LongRangeOptions
 
 # The size of an output at a network value of one, e Å, e Å², e²/eV, e² Å²/eV; 1 e of charges.
 _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 0.02, 0.02, 0.01, 0.05
 # Charges of atoms start at this fraction of their size, e per unit of electronegativity: where
 # charge moves along edges as well, and where it does not.
-_CHARGE_START = {"transfer": 0.1, "atomic": 0.3}
+_CHARGE_START = {"transfer": 0.1, "atomic": 0.3, "layers": 0.3}
 # Softplus of this is where response coefficients start: 0.02 and 0.18 of the sizes above. Softness
 # lets charge flow between molecules however far apart; few data do not undo what is there.
 _RESPONSE_START = {"softness": -4.0, "polarizability": -1.6}
@@ -107,6 +108,11 @@ class MultipoleReadouts(torch.nn.Module):
             if options.charge_readout == "transfer"
             else None
         )
+        self.layers = (
+            LayerCharges(layer_irreps, options.layer_hidden)
+            if options.charge_readout == "layers"
+            else None
+        )
         # 1 or −1: energies do not know the sign that all multipoles have in common.
         self.register_buffer("orientation", torch.ones((), dtype=torch.get_default_dtype()))
         basis = CartesianTensor("ij=ji").reduced_tensor_products().change_of_basis[1:]
@@ -150,6 +156,8 @@ class MultipoleReadouts(torch.nn.Module):
         last, n_out = self._outer, len(self.scalar_names)
         if self.transfer is not None:
             self.transfer.rescale(scale)
+        if self.layers is not None:
+            self.layers.rescale(scale)
         with torch.no_grad():
             for index, name in enumerate(self.scalar_names):
                 if name == "charge":
@@ -204,6 +212,8 @@ class MultipoleReadouts(torch.nn.Module):
                 self.lift.take_over(other.lift)
             if self.transfer is not None and other.transfer is not None:
                 self.transfer.take_over(other.transfer, columns)
+            if self.layers is not None and other.layers is not None:
+                self.layers.load_state_dict(other.layers.state_dict())
 
     def _rows(self) -> dict[str, slice]:
         """Which outputs of the network belong to what."""
@@ -268,6 +278,8 @@ class MultipoleReadouts(torch.nn.Module):
         if self.transfer is not None:
             assert edges is not None
             charge = charge + self.transfer(scalars, node_attrs, edges)
+        if self.layers is not None:
+            charge = charge + self.layers(node_feats)
         return self._multipoles(charge, tensors), self._response(columns, tensors)
 
     def _multipoles(self, charge: Tensor, tensors: dict[int, list[Tensor]]) -> Multipoles:

@@ -14,6 +14,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.files import write_torch
 from mace_polmp.modules import safe_files
 from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
+from mace_polmp.modules.pickled_names import POLAR_MACE, class_in
 from mace_polmp.reading import existing_file
 
 
@@ -42,6 +43,14 @@ def load_any(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.M
     path = existing_file(path)
     if safe_files.is_safe(path) or path.suffix.lower() == safe_files.SUFFIX:
         return safe_files.load(path, device)
+    holds = (class_in(path) or ("", ""))[1]
+    if holds == "PolarMACE":
+        raise InputError(f"{path}: {POLAR_MACE}")
+    if holds == "MACELES":
+        raise InputError(
+            f"{path}: holds a MACELES, which is not read as it is; make a model of it with "
+            f"mace_polmp convert {path} {path.with_suffix(safe_files.SUFFIX).name}"
+        )
     try:
         model = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:

@@ -38,7 +38,7 @@ ELECTRICAL_OUTPUTS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "long_range_energy": (False, ()),
 }
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
@@ -173,8 +173,10 @@ class MultipoleMACE(ScaleShiftMACE):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         readouts, version = self.multipole_readouts, self.format_version
-        if version < 3:  # before sums over wave vectors had a soft edge
+        if version < 4:  # before charges were read layer by layer
             self.format_version = FORMAT_VERSION
+            readouts.layers = None
+        if version < 3:  # before sums over wave vectors had a soft edge
             self.long_range_options = replace(self.long_range_options, kspace_taper=0.0)
             readouts.options = self.long_range_options
         if version < 2:  # before charges moved along edges

@@ -57,9 +57,15 @@ def _sharp_edge(config: Config, state: State) -> tuple[Config, State]:
     return {**config, "long_range": {**config["long_range"], "kspace_taper": 0.0}}, state
 
 
+def _unchanged(config: Config, state: State) -> tuple[Config, State]:
+    """Until version 3 no charges were read layer by layer; defaults say what there was."""
+    return config, state
+
+
 UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {
     1: _atomic_charges,
     2: _sharp_edge,
+    3: _unchanged,
 }
 """By version n, what makes config and tensors of version n those of version n + 1."""
 
@@ -235,8 +241,16 @@ def describe(model: MultipoleMACE) -> Config:
     }
 
 
-def _rebuild(config: Config, state: State, where: str) -> MultipoleMACE:
-    """The model of a configuration and tensors, which must fit it exactly."""
+def constructed(config: Config, where: str) -> MultipoleMACE:
+    """The model of a configuration, with weights of a new one.
+
+    Args:
+        config: as of describe.
+        where: for messages.
+
+    Raises:
+        InputError: a configuration that no model can have.
+    """
     try:
         settings = _constructor_arguments(config["backbone"])
         options = LongRangeOptions(**config["long_range"])
@@ -248,13 +262,25 @@ def _rebuild(config: Config, state: State, where: str) -> MultipoleMACE:
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        model = MultipoleMACE(long_range=options, **settings)
-        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+        return MultipoleMACE(long_range=options, **settings)
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[-1].strip()
-        raise InputError(f"{where}: tensors and configuration do not fit ({reason})") from error
+        raise _misfit(where, error) from error
     finally:
         torch.set_default_dtype(previous)
+
+
+def _misfit(where: str, error: Exception) -> InputError:
+    reason = str(error).strip().split("\n")[-1].strip()
+    return InputError(f"{where}: tensors and configuration do not fit ({reason})")
+
+
+def _rebuild(config: Config, state: State, where: str) -> MultipoleMACE:
+    """The model of a configuration and tensors, which must fit it exactly."""
+    model = constructed(config, where)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _misfit(where, error) from error
     missing = [name for name in missing if not name.endswith(_NEW_FLAGS)]
     if missing or unexpected:
         first = f"lacks {missing[0]}" if missing else f"has {unexpected[0]} too much"

@@ -23,7 +23,15 @@ _ENERGY = 3e-4  # eV/atom
 _FORCE = 2e-3  # eV/Å, largest component
 _CARRIED = 1e-3  # eV/atom; more than rounding, less than anything that matters
 _MOST_STRUCTURES, _MOST_ATOMS = 16, 2000
-_SHARED = ("charge_readout", "smearing", "kspace_spacing", "kspace_taper", "constrain_charge")
+_SHARED = (
+    "charge_readout",
+    "layer_hidden",
+    "smearing",
+    "kspace_spacing",
+    "kspace_taper",
+    "self_interaction",
+    "constrain_charge",
+)
 
 
 def sample(dataset: Any, most_atoms: int = _MOST_ATOMS) -> list[Data]:

@@ -105,6 +105,25 @@ def test_coincident_gaussians_are_finite():
     assert out.energy.isfinite().all() and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("cell", [None, TRICLINIC])
+def test_with_their_own_potential_multipoles_in_one_place_are_their_sum(cell):
+    """What is split and what is not has the same energy if each part feels itself."""
+    positions, parts, _ = random_system(6)
+    positions[1] = positions[2] = positions[0]
+    keeps = Electrostatics(self_interaction=True)
+
+    def together(values):
+        return torch.cat([values[:3].sum(0, keepdim=True), values[3:]])
+
+    whole = Multipoles(*(together(v) for v in (parts.charge, parts.dipole, parts.quadrupole)))
+    split = evaluate(positions, parts, cell=cell, engine=keeps)
+    joined = evaluate(positions[2:], whole, cell=cell, engine=keeps)
+    torch.testing.assert_close(split.energy, joined.energy, rtol=1e-12, atol=1e-12)
+    without = evaluate(positions, parts, cell=cell)
+    assert (split.energy - without.energy).abs() > 1.0
+    assert torch.equal(split.potential, without.potential)
+
+
 def test_permanent_energy_is_half_the_sources_in_their_field():
     """E = ½ Σ (q φ − μ·E) without quadrupoles, open and periodic alike."""
     positions, multipoles, _ = random_system(7)

@@ -11,6 +11,7 @@ import torch
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE, safe_files
 from mace_polmp.modules.io import load_any, load_model, write_model
+from mace_polmp.modules.model import FORMAT_VERSION
 from tests.helpers import evaluate, random_model, rock_salt, salty_water
 
 BACKBONES = {
@@ -123,7 +124,7 @@ def test_bad_files_are_refused(tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(1)}, bad)
     refused("is not a model of mace_polmp")
     rewrite(good, bad, format_version="99")
-    refused("has format version 99, this mace_polmp reads up to 3; install a newer")
+    refused(f"format version 99, this mace_polmp reads up to {FORMAT_VERSION}; install a newer")
     rewrite(good, bad, config="{")
     refused("the header lacks or garbles")
     rewrite(good, bad, drop="multipole_readouts.element_bias")

@@ -69,6 +69,20 @@ CASES = {
             {"total_charge": -1.0, "external_field": [0.01, 0.0, -0.02]},
         )
     ),
+    "layers": Case(
+        lambda: (
+            _shuffled(rock_salt()),
+            model("ewald", charge_readout="layers", self_interaction=True),
+            {},
+        )
+    ),
+    "open layers": Case(
+        lambda: (
+            _shuffled(salty_water()),
+            model(charge_readout="layers", self_interaction=True),
+            {},
+        )
+    ),
     "open empty": Case(lambda: (_shuffled(salty_water()), model(), {}), empty=1),
 }
 
