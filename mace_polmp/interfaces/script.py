@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mace_polmp.errors import InputError
 
@@ -15,6 +18,8 @@ _ATOM_ENERGY = "pe/atom"
 _ATOM_STRESS = ("stress/atom", "centroid/stress/atom", "heat/flux", "stress/cartesian")
 # Fixes that ask the pair style for energies, which has none.
 _PAIR_ENERGY = ("gcmc", "widom", "atom/swap", "mol/swap", "charge/regulation", "sgcmc", "qeq")
+_DEEPEST = 20  # files that include each other
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w))")
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,23 @@ class Script:
     after: str
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A command of a script, and where it stands."""
+
+    text: str
+    where: str
+
+    @property
+    def words(self) -> list[str]:
+        return self.text.split("#")[0].split()
+
+
 def split_script(text: str, where: str, with_energies: bool = False) -> Script:
     """Find the place of the model.
 
     The model is attached at the line `pair_coeff * * H O` that follows `pair_style mace_polmp`;
-    without these lines before the first run.
+    without these lines before the first run. Files that the script includes are put in its place.
 
     Args:
         text: of the script.
@@ -47,47 +64,66 @@ def split_script(text: str, where: str, with_energies: bool = False) -> Script:
         InputError: pair_style mace_polmp without pair_coeff, another pair style, no run at all, a
             command whose results would not be the model's, or a loop around the place of the model.
     """
-    lines = _joined(text)
-    words = [_words(line) for line in lines]
-    styles = [n for n, w in enumerate(words) if w[:1] == ["pair_style"]]
-    for number in styles:
-        if words[number][1:2] != [PAIR_STYLE]:
-            raise InputError(
-                f"{where}: line {number + 1} has pair_style {' '.join(words[number][1:2])}; "
-                f"energies are the model's alone: write pair_style {PAIR_STYLE}, or leave it out"
-            )
-    for number, found in enumerate(words):
-        if found[:1] and (found[0] in _REFUSED or found[:2] == ["run_style", "respa"]):
-            raise InputError(
-                f"{where}: line {number + 1}: {' '.join(found[:2])} does not work with a model; "
-                "leave it out"
-            )
-        _check_results(found, f"{where}: line {number + 1}", with_energies)
+    lines = _with_included(_joined(text, where), 0)
+    for line in lines:
+        _check_line(line, with_energies)
+    styles = [n for n, line in enumerate(lines) if line.words[:1] == ["pair_style"]]
     if styles:
-        coefficients = [n for n, w in enumerate(words) if w[:1] == ["pair_coeff"]]
-        if len(coefficients) != 1 or words[coefficients[0]][1:3] != ["*", "*"]:
+        coefficients = [n for n, line in enumerate(lines) if line.words[:1] == ["pair_coeff"]]
+        if len(styles) > 1:
+            raise InputError(f"{lines[styles[1]].where}: a second pair_style; leave it out")
+        if len(coefficients) != 1 or lines[coefficients[0]].words[1:3] != ["*", "*"]:
             raise InputError(
                 f"{where}: pair_style {PAIR_STYLE} needs one line such as pair_coeff * * H O, with "
                 "the elements of the atom types"
             )
         place = coefficients[0]
-        _check_loops(words, place, where)
-        elements = tuple(words[place][3:])
+        _check_loops(lines, place)
+        elements = tuple(lines[place].words[3:])
         before = [line for n, line in enumerate(lines[:place]) if n not in styles]
         return Script(_text(before), elements, _text(lines[place + 1 :]))
-    runs = [n for n, w in enumerate(words) if w[:1] and w[0] in _RUNS]
+    runs = [n for n, line in enumerate(lines) if line.words[:1] and line.words[0] in _RUNS]
     if not runs:
         raise InputError(f"{where}: has no run and no pair_style {PAIR_STYLE}; nothing to do")
     return Script(_text(lines[: runs[0]]), (), _text(lines[runs[0] :]))
 
 
-def _check_results(words: list[str], where: str, with_energies: bool) -> None:
-    """Refuse a command whose numbers would be wrong without a word.
+def substituted(elements: Sequence[str], value_of: Callable[[str], str | None]) -> list[str]:
+    """Elements with the variables of the script replaced by their values.
+
+    Args:
+        elements: as the script has them, such as H, ${second}.
+        value_of: the value of a variable, None where there is none.
 
     Raises:
-        InputError: names it.
+        InputError: a variable that is not defined.
     """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        known = value_of(name)
+        if known is None:
+            raise InputError(f"pair_coeff: variable {name} is not defined")
+        return known
+
+    return [word for given in elements for word in _VARIABLE.sub(value, given).split()]
+
+
+def _check_line(line: _Line, with_energies: bool) -> None:
+    """Refuse what does not work with a model, or would give wrong numbers without a word.
+
+    Raises:
+        InputError: names the line.
+    """
+    words, where = line.words, line.where
     style = words[3] if len(words) > 3 else ""
+    if words[:1] == ["pair_style"] and words[1:2] != [PAIR_STYLE]:
+        raise InputError(
+            f"{where} has pair_style {' '.join(words[1:2])}; energies are the model's alone: "
+            f"write pair_style {PAIR_STYLE}, or leave it out"
+        )
+    if words[:1] and (words[0] in _REFUSED or words[:2] == ["run_style", "respa"]):
+        raise InputError(f"{where}: {' '.join(words[:2])} does not work with a model; leave it out")
     if words[:1] == ["compute"] and style in _ATOM_STRESS:
         raise InputError(
             f"{where}: compute {style} does not see the model, which has no stresses of atoms; "
@@ -105,37 +141,66 @@ def _check_results(words: list[str], where: str, with_energies: bool) -> None:
         )
 
 
-def _check_loops(words: list[list[str]], place: int, where: str) -> None:
+def _check_loops(lines: list[_Line], place: int) -> None:
     """Refuse a jump from behind the place of the model to a label before it.
 
     Raises:
         InputError: names the label.
     """
-    before = {w[1] for w in words[:place] if w[:1] == ["label"] and len(w) > 1}
-    for number, found in enumerate(words[place:], start=place):
-        if found[:1] == ["jump"] and len(found) > 2 and found[2] in before:
+    firsts = [line.words for line in lines[:place]]
+    before = {w[1] for w in firsts if w[:1] == ["label"] and len(w) > 1}
+    for line in lines[place:]:
+        words = line.words
+        if words[:1] == ["jump"] and len(words) > 2 and words[2] in before:
             raise InputError(
-                f"{where}: line {number + 1} jumps to label {found[2]}, before pair_coeff: the "
-                "model is attached once; put the label after pair_coeff"
+                f"{line.where} jumps to label {words[2]}, before pair_coeff: the model is attached "
+                "once; put the label after pair_coeff"
             )
 
 
-def _joined(text: str) -> list[str]:
-    """Lines, those that end with & together with the next."""
-    lines: list[str] = []
-    open_line = False
-    for line in text.splitlines():
-        if open_line:
-            lines[-1] = lines[-1].rstrip()[:-1] + " " + line
+def _with_included(lines: list[_Line], depth: int) -> list[_Line]:
+    """Lines with those of included files in the place of `include`.
+
+    Files with loops of their own, and names with variables, are left to LAMMPS.
+
+    Raises:
+        InputError: files that include each other.
+    """
+    if depth > _DEEPEST:
+        raise InputError(f"{lines[0].where}: files include each other; correct it")
+    out: list[_Line] = []
+    for line in lines:
+        path = Path(line.words[1]) if line.words[:1] == ["include"] and line.words[1:] else None
+        if path is None or not path.is_file():
+            out.append(line)
+            continue
+        inner = _with_included(_joined(path.read_text(encoding="utf-8"), str(path)), depth + 1)
+        commands = {found.words[0] for found in inner if found.words}
+        if not commands & {"label", "jump", "next"}:
+            out += inner
+        elif commands & {"pair_style", "pair_coeff"}:
+            raise InputError(
+                f"{line.where}: {path} has pair_style or pair_coeff and a loop; put the pair lines "
+                "into the script itself"
+            )
         else:
-            lines.append(line)
-        open_line = lines[-1].split("#")[0].rstrip().endswith("&")
+            out.append(line)
+    return out
+
+
+def _joined(text: str, where: str) -> list[_Line]:
+    """Lines, those that end with & together with the next."""
+    lines: list[_Line] = []
+    open_line = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if open_line:
+            last = lines[-1]
+            lines[-1] = _Line(last.text.rstrip()[:-1] + " " + line, last.where)
+        else:
+            lines.append(_Line(line, f"{where}: line {number}"))
+        open_line = lines[-1].text.split("#")[0].rstrip().endswith("&")
     return lines
 
 
-def _words(line: str) -> list[str]:
-    return line.split("#")[0].split()
-
-
-def _text(lines: list[str]) -> str:
-    return "\n".join(lines) + "\n"
+def _text(lines: list[_Line]) -> str:
+    return "\n".join(line.text for line in lines) + "\n"

