@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import ase.io
 from ase import Atoms
 from ase.data import atomic_numbers
+from tqdm import tqdm
 
 from mace_polmp.errors import InputError
+
+T = TypeVar("T")
 
 _XYZ = (".xyz", ".extxyz")
 _HYDROGEN = {"D": 2.014, "T": 3.016}
@@ -34,6 +38,20 @@ def existing_file(path: str | Path, what: str = "") -> Path:
     return path
 
 
+def shown(items: Iterable[T], words: str, shows: bool = True) -> Iterable[T]:
+    """The same items, with a bar on a terminal that goes away at the end.
+
+    Args:
+        items: to go through.
+        words: what is done.
+        shows: whether there is a bar.
+    """
+    bar: Iterable[T] = tqdm(
+        items, desc=words, leave=False, delay=2.0, disable=None if shows else True
+    )
+    return bar
+
+
 def read_structures(path: str | Path) -> list[Atoms]:
     """All frames of a file that ASE reads, as they are written there.
 
@@ -49,7 +67,7 @@ def read_structures(path: str | Path) -> list[Atoms]:
         _scan_xyz(path)
     frames: list[Atoms] = []
     try:
-        for atoms in ase.io.iread(path, index=":"):
+        for atoms in shown(ase.io.iread(path, index=":"), f"reading {path.name}"):
             frames.append(atoms)
     except Exception as error:
         where = f"{path}: frame {len(frames)}" if is_xyz else f"{path}"

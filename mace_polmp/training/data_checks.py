@@ -21,6 +21,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.labels import LabelRules, check_frame, names_in
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.quantities import LABELS, boundary
+from mace_polmp.reading import shown
 from mace_polmp.structures import check_structure, is_isolated_atom, read_structures
 from mace_polmp.training import atomic_energies
 from mace_polmp.training.heads import keys_of, parse_heads
@@ -351,7 +352,7 @@ def _check_file(
     counts: Counter[str] = Counter()
     missing: dict[str, list[int]] = {}
     frames = read_structures(path)
-    for number, atoms in enumerate(frames):
+    for number, atoms in enumerate(shown(frames, f"checking {path}")):
         where = f"{path}: frame {number}"
         check_structure(atoms, where, engine=engine)
         found = check_frame(atoms, rules, where)

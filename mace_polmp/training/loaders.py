@@ -10,6 +10,7 @@ from mace.tools import torch_geometric
 
 from mace_polmp.electrostatics import Electrostatics
 from mace_polmp.errors import InputError
+from mace_polmp.reading import shown
 from mace_polmp.training.orientation import in_memory
 
 
@@ -20,12 +21,16 @@ class PlannedLoader:
         loader: upstream's.
         engine: of the model.
         device: where the model is.
+        words: for a bar on a terminal; None for none.
     """
 
-    def __init__(self, loader: Any, engine: Electrostatics, device: torch.device) -> None:
+    def __init__(
+        self, loader: Any, engine: Electrostatics, device: torch.device, words: str | None = None
+    ) -> None:
         self._loader = loader
         self._engine = engine
         self._device = device
+        self._words = words
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -36,7 +41,7 @@ class PlannedLoader:
         return getattr(self._loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
+        for batch in shown(self._loader, self._words or "", self._words is not None):
             counts = batch.ptr[1:] - batch.ptr[:-1]
             batch["plan"] = self._engine.plan(
                 batch.cell.view(-1, 3, 3), batch.pbc.view(-1, 3), counts, device=self._device

@@ -238,7 +238,7 @@ class TrainingLoop:
         self.upstream.train_one_epoch(
             model=s["model"],
             loss_fn=loss_fn,
-            data_loader=self._planned(self._loader),
+            data_loader=self._planned(self._loader, f"epoch {epoch}"),
             optimizer=s["optimizer"],
             epoch=epoch,
             output_args=s["output_args"],
@@ -276,9 +276,11 @@ class TrainingLoop:
         if s["distributed"]:
             torch.distributed.barrier()
 
-    def _planned(self, loader: Any) -> PlannedLoader:
-        """A loader with plans of the model's electrostatics."""
-        return PlannedLoader(loader, self.settings["model"].electrostatics, self.settings["device"])
+    def _planned(self, loader: Any, words: str) -> PlannedLoader:
+        """A loader with plans of the model's electrostatics, and a bar."""
+        engine = self.settings["model"].electrostatics
+        said = words if self.is_first else None
+        return PlannedLoader(loader, engine, self.settings["device"], said)
 
     def _begin_epoch(self, epoch: int) -> torch.nn.Module:
         """Returns the loss of the stage."""
@@ -327,7 +329,7 @@ class TrainingLoop:
             loss, errors = self.upstream.evaluate(
                 model=model,
                 loss_fn=loss_fn,
-                data_loader=self._planned(loader),
+                data_loader=self._planned(loader, "validation"),
                 output_args=s["output_args"],
                 device=s["device"],
             )

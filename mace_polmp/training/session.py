@@ -193,6 +193,7 @@ class _Session:
         backbone = backbone.to("cpu")
         model = MultipoleMACE.from_mace(backbone, inherit(self._asked, former))
         model.trained_on = self._record
+        logging.info("Long-range head: its size at the start is measured on some structures")
         if foundation is not None:
             # Upstream overwrites atomic energies by the foundation model's where shapes agree.
             buffer = backbone.atomic_energies_fn.atomic_energies
