@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+OFFSET, REST = "offset_e_per_atom", "rmse_e_per_atom_without_offset"
 _EVERY = 60.0  # s between two lines on the time
 
 
@@ -53,16 +54,24 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes / 60.0:.1f} h"
 
 
-def offset_of(errors: np.ndarray) -> str | None:
-    """The mean error of energies where it is most of the error, else None.
+def offset_of(errors: np.ndarray) -> dict[str, float]:
+    """The mean of prediction minus reference, and the RMSE without it, eV/atom.
 
     Args:
         errors: reference minus prediction, eV/atom.
     """
-    if len(errors) < 2:
+    return {OFFSET: -float(np.mean(errors)), REST: float(np.std(errors))}
+
+
+def offset_said(metrics: Mapping[str, Any]) -> str | None:
+    """A sentence where the offset of energies is most of their error, else None.
+
+    Args:
+        metrics: with the entries of offset_of.
+    """
+    if OFFSET not in metrics:
         return None
-    offset = -float(np.mean(errors))
-    rest = float(np.std(errors))
-    if abs(offset) < 2.0 * rest or abs(offset) < 1e-3:
+    offset, rest = metrics[OFFSET], metrics[REST]
+    if rest == 0.0 or abs(offset) < 2.0 * rest or abs(offset) < 1e-3:
         return None
     return f"offset {1e3 * offset:+.1f} meV/atom, RMSE {1e3 * rest:.1f} meV/atom without it"

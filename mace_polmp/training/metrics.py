@@ -12,7 +12,7 @@ from prettytable import PrettyTable
 from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.quantities import QUANTITIES
 from mace_polmp.training.loss import ElectricalLoss, exact_energies, label_pair
-from mace_polmp.training.messages import offset_of
+from mace_polmp.training.messages import offset_of, offset_said
 
 UNITS = {name: QUANTITIES[name].unit for name in ("dipole", "polarizability", "born_charges")} | {
     "total_charge": "e"
@@ -62,8 +62,8 @@ class ElectricalMetrics(MACELoss):
 
     def compute(self) -> tuple[float, dict[str, Any]]:
         loss, out = super().compute()
-        if self.delta_es_per_atom and "rmse_e_per_atom" in out:
-            out["energy_offset"] = offset_of(self.convert(self.delta_es_per_atom))
+        if "rmse_e_per_atom" in out:
+            out.update(offset_of(self.convert(self.delta_es_per_atom)))
         for name in self.labels:
             reference, predicted = (
                 self.convert(getattr(self, f"{side}_{name}")) for side in ("reference", "predicted")
@@ -77,8 +77,8 @@ class ElectricalMetrics(MACELoss):
 
 def line_of(metrics: dict[str, Any]) -> str:
     """RMSE of each label and the offset of energies in one line, empty where there is none."""
-    offset = metrics.get("energy_offset")
-    parts = [f"energies: {offset}"] if isinstance(offset, str) else []
+    offset = offset_said(metrics)
+    parts = [f"energies: {offset}"] if offset else []
     parts += [
         f"RMSE_{name}={metrics[f'rmse_{name}']:8.4f} {unit}"
         for name, unit in UNITS.items()

@@ -37,7 +37,7 @@ from mace_polmp.training.lbfgs import PreconditionedLBFGS
 from mace_polmp.training.loaders import check_counts, with_label
 from mace_polmp.training.loop import TrainingLoop, Upstream
 from mace_polmp.training.loss import ElectricalLoss
-from mace_polmp.training.messages import names_of_groups
+from mace_polmp.training.messages import names_of_groups, offset_said
 from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
@@ -368,8 +368,8 @@ class _Session:
             if id(loader) in self._metrics
         }
         for name, values in metrics.items():
-            if isinstance(values.get("energy_offset"), str):
-                logging.info(f"Energies of {name}: {values['energy_offset']}")
+            if offset_said(values):
+                logging.info(f"Energies of {name}: {offset_said(values)}")
         labels = label_table(metrics)
         if labels is not None:
             logging.info("Errors of electrical labels:\n" + str(labels))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mace_polmp.training.messages import Clock, duration, names_of_groups, offset_of
+from mace_polmp.training.messages import Clock, duration, names_of_groups, offset_of, offset_said
 
 
 def test_time_left():
@@ -17,9 +17,10 @@ def test_time_left():
 
 def test_offsets():
     errors = 0.435 + 0.001 * np.array([1.0, -1.0, 1.0, -1.0])  # reference minus prediction
-    assert offset_of(errors) == "offset -435.0 meV/atom, RMSE 1.0 meV/atom without it"
-    assert offset_of(np.array([0.01, -0.01, 0.02])) is None
-    assert offset_of(np.array([0.4])) is None
+    assert offset_said(offset_of(errors)) == "offset -435.0 meV/atom, RMSE 1.0 meV/atom without it"
+    assert offset_said(offset_of(np.array([0.01, -0.01, 0.02]))) is None
+    assert offset_said(offset_of(np.array([0.4]))) is None  # one structure tells nothing
+    assert offset_said({}) is None
 
 
 def test_groups_have_names():
