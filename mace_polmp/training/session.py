@@ -23,6 +23,7 @@ from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.repeatable import repeatable
 from mace_polmp.training import atomic_energies
 from mace_polmp.training.checkpoints import CheckpointHandler
+from mace_polmp.training.curves import draw_label_curves
 from mace_polmp.training.fine_tuning import (
     check_carried_over,
     check_cutoff,
@@ -331,6 +332,8 @@ class _Session:
         )
         loop.resume()
         loop.run(plan_phases(settings, self._training, self._scaled, self._args.seed))
+        if loop.is_first and self._args.plot and self._training.used:
+            draw_label_curves(settings["logger"].path)
 
     def valid_err_log(
         self,

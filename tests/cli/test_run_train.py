@@ -343,8 +343,9 @@ def test_lmdb_data(tmp_path):
 
 
 def test_plots_are_drawn(tmp_path):
-    train(tmp_path, train_file=write_data(tmp_path), plot="True")
-    assert list(tmp_path.rglob("*.png"))
+    train(tmp_path, train_file=write_data(tmp_path), plot="True", dipole_weight=1)
+    drawn = [path.name for path in tmp_path.rglob("*.png")]
+    assert any(name.endswith("_train_labels.png") for name in drawn) and len(drawn) > 1
 
 
 def spoilt(**changes):
