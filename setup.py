@@ -15,7 +15,7 @@ setup(
     install_requires=[
         "mace-torch>=0.3.16,<0.4",
         "torch>=2.4",
-        "ase>=3.27",
+        "ase>=3.28",
         "numpy>=1.24",
         "scipy>=1.10",
         "matplotlib>=3.7,<3.11",  # mace-torch 0.3.16 draws its plots up to 3.10

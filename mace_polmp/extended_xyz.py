@@ -140,10 +140,19 @@ def read_text(path: str | Path, frames: Sequence[Atoms]) -> list[FrameText]:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
         first = text.partition("\n")[0].strip()
         if first.isdigit():
-            return list(_split(text.splitlines()))
+            return _frames_of(text, path)
     buffer = io.StringIO()
     ase.io.write(buffer, list(frames), format="extxyz")
-    return list(_split(buffer.getvalue().splitlines()))
+    return _frames_of(buffer.getvalue(), path)
+
+
+def _frames_of(text: str, path: Path) -> list[FrameText]:
+    try:
+        return list(_split([line.rstrip("\r") for line in text.split("\n")]))
+    except (IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read as text ({error}); write it again with ASE first"
+        ) from error
 
 
 def _split(lines: list[str]) -> Iterator[FrameText]:

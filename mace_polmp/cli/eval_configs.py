@@ -144,14 +144,15 @@ def _evaluate(
                 atoms.arrays[args.info_prefix + name] = value.reshape(len(atoms), -1)
         if born is not None:
             atoms.arrays[args.info_prefix + "BEC"] = born[number].reshape(-1, 9)
-        _as_plain_numbers(atoms)
+        _as_plain_numbers(atoms, args.info_prefix)
     with replacing(target) as temporary:
         ase.io.write(temporary, frames, format="extxyz")
 
 
-def _as_plain_numbers(atoms: Atoms) -> None:
-    """Tensors as nine numbers: others than ASE read the file, too."""
-    for name, value in atoms.info.items():
+def _as_plain_numbers(atoms: Atoms, prefix: str) -> None:
+    """Predicted tensors as nine numbers: others than ASE read the file, too."""
+    for name in (f"{prefix}stress", f"{prefix}polarizability"):
+        value = atoms.info.get(name)
         if isinstance(value, np.ndarray) and value.ndim == 2:
             atoms.info[name] = value.reshape(-1)
 

@@ -76,16 +76,16 @@ def run(args: argparse.Namespace) -> None:
     _print(rows, len(frames))
     if "born_charges" in found:
         _print_sum_rule(found["born_charges"])
+    plots.write_csv(args.output / "errors.csv", HEADER, rows)
+    for name, entry in found.items():
+        _draw(args.output / f"parity_{name}.png", name, entry)
+    print(f"{args.output}/errors.csv, " + ", ".join(f"parity_{name}.png" for name in found))
     if engine is not None:
         from mace_polmp.calculators.verdict import verdict_of
 
         names = {name: keys[name] for name in ("dipole", "born_charges")}
         verdict, count = verdict_of(calculator, frames, names, args.configs)
         print(verdict.text(f"{count} structures"))
-    plots.write_csv(args.output / "errors.csv", HEADER, rows)
-    for name, entry in found.items():
-        _draw(args.output / f"parity_{name}.png", name, entry)
-    print(f"{args.output}/errors.csv, " + ", ".join(f"parity_{name}.png" for name in found))
 
 
 def _check_keys(keys: dict[str, str], frames: list[Any], where: str) -> None:

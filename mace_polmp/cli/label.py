@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{args.file}: no structure could be labelled; nothing is written")
         for number, text in enumerate(texts):
             _add(args, frames[number], text, new.get(number, {}), method)
-        _write(args, frames, texts)
+        _write(args, frames, texts, new)
     _print_done(args, frames, new, method)
 
 
@@ -162,6 +162,10 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse options that make no sense."""
     if args.output.suffix.lower() not in ENDINGS:
         raise InputError(f"--output {args.output}: must end in .xyz or .extxyz")
+    if args.output.exists() and not args.output.samefile(args.file):
+        raise InputError(
+            f"--output {args.output}: is there already; remove it or give another name"
+        )
     if args.jobs < 1 or args.compare < 0:
         name, least = ("jobs", 1) if args.jobs < 1 else ("compare", 0)
         raise InputError(f"--{name} must be {least} or more, got {getattr(args, name)}")
@@ -277,7 +281,12 @@ def _add(
         text.set_info(ORIGIN, "; ".join(f"{name}: {origin}" for name, origin in origins.items()))
 
 
-def _write(args: argparse.Namespace, frames: Sequence[Atoms], texts: Sequence[FrameText]) -> None:
+def _write(
+    args: argparse.Namespace,
+    frames: Sequence[Atoms],
+    texts: Sequence[FrameText],
+    new: dict[int, dict[str, Any]],
+) -> None:
     """Write the file, once it reads as the first one did but for what was added."""
     from mace_polmp.extended_xyz import check_unchanged, write_text
     from mace_polmp.files import replacing
@@ -295,13 +304,32 @@ def _write(args: argparse.Namespace, frames: Sequence[Atoms], texts: Sequence[Fr
             if exact:
                 again = read_structures(written)
                 for number, (before, after) in enumerate(zip(frames, again, strict=True)):
-                    check_unchanged(before, after, added, f"{args.file}: frame {number}")
+                    where = f"{args.file}: frame {number}"
+                    check_unchanged(before, after, added, where)
+                    _check_added(after, new.get(number, {}), args, where)
             os.replace(written, temporary)
         finally:
             with suppress(OSError):
                 written.unlink()
     with suppress(OSError):
         _journal(args.output).unlink()
+
+
+def _check_added(
+    atoms: Atoms, labels: dict[str, Any], args: argparse.Namespace, where: str
+) -> None:
+    """Refuse a frame whose new labels do not read as they were computed.
+
+    Raises:
+        InputError: names the label.
+    """
+    for name, values in labels.items():
+        key = getattr(args, f"{name}_key")
+        wanted, found = np.ravel(values), find(atoms, key)
+        if found is None or np.shape(np.ravel(found)) != wanted.shape:
+            raise InputError(f"{where}: '{key}' is written in an unusual way; remove it first")
+        if not np.allclose(np.ravel(found).astype(float), wanted, rtol=0.0, atol=1e-7):
+            raise InputError(f"{where}: '{key}' stands there twice; remove it first")
 
 
 def _compare(

@@ -18,6 +18,7 @@ from mace_polmp.electrostatics import (
 from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.products import cell_volume
+from mace_polmp.electrostatics.self_energy import self_energies
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.errors import InputError
 from mace_polmp.units import EPS0
@@ -42,6 +43,7 @@ def total_dipole(
 
 
 def atom_energies(
+    engine: Electrostatics,
     operator: FieldOperator,
     multipoles: Multipoles,
     response: ResponseCoefficients,
@@ -50,9 +52,12 @@ def atom_energies(
     """Each atom's part of the long-range energy, [n_atoms], eV; they sum to the energy.
 
     ½ (q φ − μ·E + ½ Q:∇∇φ) of the permanent multipoles in the field of the others, and the energy
-    of what is induced at the atom, −½ Δq²/κ − ½ Δμ·E. Without an external field.
+    of what is induced at the atom, −½ Δq²/κ − ½ Δμ·E, and where the engine keeps it that of each
+    multipole in its own potential. Without an external field.
     """
     energies = operator.atom_energies(multipoles)
+    if engine.self_interaction:
+        energies = energies + self_energies(multipoles, engine.smearing)
     if response.softness is not None:
         softness = response.softness
         squares = result.induced_charge**2 / softness.where(softness > 0, 1.0)

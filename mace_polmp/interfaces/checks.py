@@ -105,7 +105,7 @@ def check_masses(masses: np.ndarray, numbers: np.ndarray) -> None:
 # Terms that LAMMPS would add to the energy, and what they have to be.
 _OTHER_TERMS = ("kspace_style", "bond_style", "angle_style", "dihedral_style", "improper_style")
 # Fixes that do nothing to forces; others, defined before the model, would act before its forces.
-_HARMLESS = ("property/atom", "store", "ave/", "print", "vector", "momentum", "balance")
+_HARMLESS = ("property/atom", "store/state", "ave/", "print", "vector", "momentum", "balance")
 
 
 def check_other_terms(lmp: Any, pair_style: str | None) -> None:
@@ -214,7 +214,7 @@ def decoded(images: np.ndarray) -> np.ndarray:
 
 def own_device(device: str, processes: Processes) -> str:
     """Of several GPUs in a machine, one for each of its processes."""
-    check_device(device, "device")
+    everywhere(processes, lambda: check_device(device, "device"))
     if device != "cuda":
         return device
     rank = processes.rank

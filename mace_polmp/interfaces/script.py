@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mace_polmp.errors import InputError
@@ -15,9 +15,21 @@ _REFUSED = ("clear", "kspace_style", "neighbor", "neigh_modify", "comm_modify")
 _RUNS = ("run", "minimize", "rerun")
 # What would see energies or stresses of atoms that the model does not give.
 _ATOM_ENERGY = "pe/atom"
-_ATOM_STRESS = ("stress/atom", "centroid/stress/atom", "heat/flux", "stress/cartesian")
+_ATOM_STRESS = ("stress/", "centroid/stress/atom", "heat/flux", "force/tally", "pe/tally")
+# What would take energies or forces of pairs, or of a changed structure, from the pair style.
+_PAIR_COMPUTES = ("group/group", "pair", "fep", "ti", "born/matrix", "pair/local", "fep/ta")
 # Fixes that ask the pair style for energies, which has none.
-_PAIR_ENERGY = ("gcmc", "widom", "atom/swap", "mol/swap", "charge/regulation", "sgcmc", "qeq")
+_PAIR_ENERGY = (
+    "gcmc",
+    "widom",
+    "atom/swap",
+    "mol/swap",
+    "charge/regulation",
+    "sgcmc",
+    "qeq",
+    "numdiff",
+    "adapt",
+)
 _DEEPEST = 20  # files that include each other
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w))")
 
@@ -39,10 +51,17 @@ class Script:
 
 @dataclass(frozen=True)
 class _Line:
-    """A command of a script, and where it stands."""
+    """A command of a script, and where it stands.
+
+    Attributes:
+        text: of the line.
+        where: it stands.
+        runs: whether it includes a file that runs.
+    """
 
     text: str
     where: str
+    runs: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -64,9 +83,7 @@ def split_script(text: str, where: str, with_energies: bool = False) -> Script:
         InputError: pair_style mace_polmp without pair_coeff, another pair style, no run at all, a
             command whose results would not be the model's, or a loop around the place of the model.
     """
-    lines = _with_included(_joined(text, where), 0)
-    for line in lines:
-        _check_line(line, with_energies)
+    lines = _with_included(_joined(text, where), with_energies, 0)
     styles = [n for n, line in enumerate(lines) if line.words[:1] == ["pair_style"]]
     if styles:
         coefficients = [n for n, line in enumerate(lines) if line.words[:1] == ["pair_coeff"]]
@@ -78,11 +95,13 @@ def split_script(text: str, where: str, with_energies: bool = False) -> Script:
                 "the elements of the atom types"
             )
         place = coefficients[0]
+        if any(line.runs for line in lines[:place]):
+            raise InputError(f"{where}: a run before pair_coeff, which would be without the model")
         _check_loops(lines, place)
         elements = tuple(lines[place].words[3:])
         before = [line for n, line in enumerate(lines[:place]) if n not in styles]
         return Script(_text(before), elements, _text(lines[place + 1 :]))
-    runs = [n for n, line in enumerate(lines) if line.words[:1] and line.words[0] in _RUNS]
+    runs = [n for n, line in enumerate(lines) if line.runs]
     if not runs:
         raise InputError(f"{where}: has no run and no pair_style {PAIR_STYLE}; nothing to do")
     return Script(_text(lines[: runs[0]]), (), _text(lines[runs[0] :]))
@@ -124,7 +143,11 @@ def _check_line(line: _Line, with_energies: bool) -> None:
         )
     if words[:1] and (words[0] in _REFUSED or words[:2] == ["run_style", "respa"]):
         raise InputError(f"{where}: {' '.join(words[:2])} does not work with a model; leave it out")
-    if words[:1] == ["compute"] and style in _ATOM_STRESS:
+    if words[:1] == ["compute"] and style in _PAIR_COMPUTES:
+        raise InputError(
+            f"{where}: compute {style} asks the pair style, which has no energies; leave it out"
+        )
+    if words[:1] == ["compute"] and style.startswith(_ATOM_STRESS):
         raise InputError(
             f"{where}: compute {style} does not see the model, which has no stresses of atoms; "
             "leave it out"
@@ -158,23 +181,26 @@ def _check_loops(lines: list[_Line], place: int) -> None:
             )
 
 
-def _with_included(lines: list[_Line], depth: int) -> list[_Line]:
-    """Lines with those of included files in the place of `include`.
+def _with_included(lines: list[_Line], with_energies: bool, depth: int) -> list[_Line]:
+    """Lines with those of included files in the place of `include`, all of them checked.
 
     Files with loops of their own, and names with variables, are left to LAMMPS.
 
     Raises:
-        InputError: files that include each other.
+        InputError: files that include each other, or what does not work with a model.
     """
     if depth > _DEEPEST:
         raise InputError(f"{lines[0].where}: files include each other; correct it")
     out: list[_Line] = []
     for line in lines:
-        path = Path(line.words[1]) if line.words[:1] == ["include"] and line.words[1:] else None
+        words = line.words
+        path = Path(words[1].strip("\"'")) if words[:1] == ["include"] and words[1:] else None
         if path is None or not path.is_file():
-            out.append(line)
+            _check_line(line, with_energies)
+            out.append(replace(line, runs=words[:1] != [] and words[0] in _RUNS))
             continue
-        inner = _with_included(_joined(path.read_text(encoding="utf-8"), str(path)), depth + 1)
+        text = path.read_text(encoding="utf-8")
+        inner = _with_included(_joined(text, str(path)), with_energies, depth + 1)
         commands = {found.words[0] for found in inner if found.words}
         if not commands & {"label", "jump", "next"}:
             out += inner
@@ -184,7 +210,7 @@ def _with_included(lines: list[_Line], depth: int) -> list[_Line]:
                 "into the script itself"
             )
         else:
-            out.append(line)
+            out.append(replace(line, runs=any(found.runs for found in inner)))
     return out
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics.self_energy import self_energies
 from mace_polmp.errors import InputError
 from mace_polmp.head import observables
 from mace_polmp.modules.backbone import double_e0s
@@ -30,9 +29,9 @@ def atom_energies(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:
     engine = model.electrostatics
     plan = graph.plan or engine.plan_of(graph.cell, graph.pbc, graph.batch)
     operator = engine.prepare(plan, graph.positions, graph.cell)
-    own: Tensor = observables.atom_energies(operator, out.multipoles, out.response, out.result)
-    if engine.self_interaction:
-        own = own + self_energies(out.multipoles, engine.smearing)
+    own: Tensor = observables.atom_energies(
+        engine, operator, out.multipoles, out.response, out.result
+    )
     node_energy = short.outputs["node_energy"]
     assert node_energy is not None
     head = graph.data.get("head")

@@ -170,7 +170,9 @@ class CompiledPass:
 def _state_of(model: MultipoleMACE) -> tuple[Any, ...]:
     """What tells whether weights or settings have changed."""
     tensors = (*model.parameters(), *model.buffers())
-    return model.electrostatics.settings(), *((id(t), t._version) for t in tensors)
+    engine = model.electrostatics
+    kept = engine.settings(), engine.self_interaction
+    return *kept, *((id(t), t._version) for t in tensors)
 
 
 @contextmanager

@@ -200,8 +200,9 @@ class SharedModel:
         assert self._plan is not None
         if self._field is not None and bool(self._field.any()):
             raise InputError("energies of atoms in an external field are not defined; leave it out")
-        operator = self._long_range.electrostatics.prepare(self._plan, out.positions, cell[None])
-        found: Tensor = atom_energies(operator, out.multipoles, out.response, out.result)
+        engine = self._long_range.electrostatics
+        operator = engine.prepare(self._plan, out.positions, cell[None])
+        found: Tensor = atom_energies(engine, operator, out.multipoles, out.response, out.result)
         return found.double()
 
     def _backbone(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from ase import Atoms
 
 from mace_polmp.calculators.verdict import choose
+from mace_polmp.structures import near_origin
 
 
 class HeldOut:
@@ -36,11 +38,16 @@ class HeldOut:
             for configs in (collections.valid, *(tests for _, tests in collections.tests))
             for config in configs
         }
-        found = [
-            atoms for frames in self._all for atoms in frames if atoms.positions.tobytes() in wanted
-        ]
+        found = [atoms for frames in self._all for atoms in frames if _places(atoms) & wanted]
+        if wanted and self._all and not found:
+            logging.warning("No verdict on the charges: the structures were not found in the files")
         self.frames = choose([*self.frames, *found], self.keys)
 
     def forget_others(self) -> None:
         """Once all splits are known, nothing else is needed."""
         self._all = []
+
+
+def _places(atoms: Atoms) -> set[bytes]:
+    """Positions as they are in the file, and near the origin, where single precision needs them."""
+    return {atoms.positions.tobytes(), near_origin(atoms).atoms.positions.tobytes()}

@@ -43,6 +43,8 @@ class Progress:
         stage_two: whether it has begun.
         ended: whether the run has ended before its last epoch, because nothing improved.
         start_is_best: whether no epoch has been better than a model that was given.
+        growth_epochs: for which the head grows at the start of the run; None while that is not
+            decided.
     """
 
     next_epoch: int = 0
@@ -52,6 +54,7 @@ class Progress:
     stage_two: bool = False
     ended: bool = False
     start_is_best: bool = False
+    growth_epochs: int | None = None
 
 
 @dataclass

@@ -16,7 +16,7 @@ from mace_polmp.training.head_only import (
     cached_loader,
     frozen,
 )
-from mace_polmp.training.loop import Phase
+from mace_polmp.training.loop import Phase, Progress
 from mace_polmp.training.options import TrainingOptions
 
 Settings = dict[str, Any]
@@ -29,7 +29,11 @@ _LEAST_STEPS = 500
 
 
 def plan_phases(
-    settings: Settings, training: TrainingOptions, scaled: float, seed: int
+    settings: Settings,
+    training: TrainingOptions,
+    scaled: float,
+    seed: int,
+    progress: Progress | None = None,
 ) -> list[Phase]:
     """The phases of a run.
 
@@ -38,6 +42,8 @@ def plan_phases(
         training: what is trained when.
         scaled: by what a new head was scaled down.
         seed: of the directions of cached forces.
+        progress: of the run, which remembers for how many epochs the head grows: a run that goes
+            on with more epochs goes on with the same.
 
     Raises:
         InputError: a phase of the head that leaves no epoch for everything.
@@ -57,14 +63,31 @@ def plan_phases(
             )
         alone = partial(_head_alone, settings, training, seed)
         first = Phase(epochs, "Training the long-range head alone", alone)
-    elif scaled < 1.0 and _is_long_enough(total * len(settings["train_loader"]), training):
-        wanted = training.head_growth_epochs
-        epochs = min(min(_MOST_GROWTH, total // 4) if wanted is None else wanted, last)
+    elif scaled < 1.0:
+        epochs = min(_growth(settings, training, progress or Progress()), last)
+        if epochs < 1:
+            return [everything]
         growing = partial(_growing_head, settings, scaled, epochs)
         first = Phase(epochs, "The long-range head grows", growing)
     else:
         return [everything]
     return [first, Phase(total, "Training everything", everything.around)]
+
+
+def _growth(settings: Settings, training: TrainingOptions, progress: Progress) -> int:
+    """For how many epochs a new head grows; decided when a run begins."""
+    total, wanted = settings["max_num_epochs"], training.head_growth_epochs
+    if not _is_long_enough(total * len(settings["train_loader"]), training):
+        wanted = 0
+    epochs = min(_MOST_GROWTH, total // 4) if wanted is None else wanted
+    if progress.growth_epochs is None:
+        progress.growth_epochs = epochs
+    elif progress.growth_epochs != epochs:
+        logging.info(
+            f"The run began with {progress.growth_epochs} epochs in which the long-range head "
+            "grows, and goes on so; begin a new run for others"
+        )
+    return progress.growth_epochs
 
 
 def _is_long_enough(steps: int, training: TrainingOptions) -> bool:

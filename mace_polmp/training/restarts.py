@@ -72,7 +72,7 @@ _TRAINING = (
     "default_dtype",
 )
 # What runs of earlier versions, whose checkpoints do not say it, had.
-_BEFORE = {"kspace_taper": 0.0}
+_BEFORE = {"kspace_taper": 0.0, "self_interaction": False, "layer_hidden": 16}
 _RATE_STAYS = " and goes on from there: learning rates are those of the checkpoint"
 # Of the head, those that an earlier model's readouts do not depend on.
 _FREE_OPTIONS = ("long_range_solver", "mesh_accuracy")

@@ -331,7 +331,8 @@ class _Session:
             keeps_start=bool(self._args.foundation_model),
         )
         loop.resume()
-        loop.run(plan_phases(settings, self._training, self._scaled, self._args.seed))
+        seed = self._args.seed
+        loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
         if loop.is_first and self._args.plot and self._training.used:
             draw_label_curves(settings["logger"].path)
 

@@ -32,7 +32,7 @@ _CLASSES = (("mace.modules.models", "MACELES"), ("mace.modules.extensions", "MAC
 _KNOWN = {
     "les": (
         "n_layers n_hidden add_linear_nn output_scaling_factor remove_mean compute_bec "
-        "bec_output_index sigma dl epsilon_factor"
+        "bec_output_index sigma dl epsilon_factor remove_self_interaction"
     ),
     "les.atomwise": (
         "n_in n_out n_hidden n_layers activation add_linear_nn bias output_scaling_factor"
@@ -58,6 +58,8 @@ _MODULES = {
     "les.bec": "",
     "les.ewald": "",
 }
+# Charges that are given by element: their scale means nothing where they are off.
+_FIXED, _FIXED_SCALE = "use_fixed_atomic_charges", "fixed_atomic_charges_scaling_factor"
 _ONLY_CHARGES = (
     "what it does is not certain, and the model is not converted. Only latent charges that are "
     "read from each layer are; there are no reference numbers of dipoles, quadrupoles and responses"
@@ -166,6 +168,8 @@ def _check_parts(backbone: PickledBackbone) -> None:
                 continue
             if isinstance(value, list | tuple | dict) and not value:
                 continue
+            if name == _FIXED_SCALE and not part.value(_FIXED, False):
+                continue
             raise backbone.refusal(f"{label}{name}", _said(value), _ONLY_CHARGES)
         for name, module in part.modules().items():
             if name in _MODULES[path].split() or not (module.tensors() or module.modules()):
@@ -212,6 +216,10 @@ def _electrostatics(backbone: PickledBackbone) -> tuple[float, dict[str, Any]]:
     if not isinstance(removed, bool):
         raise backbone.refusal(
             "les.ewald.remove_self_interaction", _said(removed), "must be True or False"
+        )
+    if les.value("remove_self_interaction", removed) != removed:
+        raise backbone.refusal(
+            "les.remove_self_interaction", not removed, f"les.ewald says {removed}"
         )
     factor = number(ewald, "les.ewald", "norm_factor")
     output = backbone.tree.value("les_output_scale", 1.0)

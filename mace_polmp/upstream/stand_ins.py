@@ -47,7 +47,7 @@ _STAND_INS = {
         "ElementwiseTensorProduct FullTensorProduct FullyConnectedTensorProduct TensorSquare"
     ),
     "e3nn.o3._tensor_product._tensor_product": "TensorProduct",
-    "les.les": "Les",
+    "les.les": "Les _DummyAtomwise",
     "les.module.atomwise": "Atomwise",
     "les.module.bec": "BEC",
     "les.module.ewald": "Ewald",
@@ -85,6 +85,22 @@ _STAND_INS = {
 
 class Refused(pickle.UnpicklingError):
     """Something in a pickle that is not read."""
+
+
+class _Held:
+    """A tensor of the file, which nothing in it can change: tensors have methods that pickles call.
+
+    Attributes:
+        tensor: the tensor.
+    """
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __setstate__(self, state: Any) -> None:
+        raise Refused("the state of a tensor")
 
 
 class StandIn:
@@ -130,8 +146,8 @@ class StandIn:
         for group in ("_modules", "_parameters", "_buffers"):
             members = state.get(group)
             if isinstance(members, dict) and name in members:
-                return members[name]
-        return state.get(name, default)
+                return _free(members[name])
+        return _free(state.get(name, default))
 
     def modules(self) -> dict[str, StandIn]:
         """The modules in it, by name."""
@@ -146,11 +162,15 @@ class StandIn:
         for group in ("_parameters", "_buffers"):
             members = state.get(group)
             for name, tensor in (members if isinstance(members, dict) else {}).items():
-                if isinstance(tensor, Tensor):
-                    found[f"{prefix}{name}"] = tensor
+                if isinstance(tensor, _Held):
+                    found[f"{prefix}{name}"] = tensor.tensor
         for name, module in self.modules().items():
             found |= module.tensors(f"{prefix}{name}.")
         return found
+
+
+def _free(value: Any) -> Any:
+    return value.tensor if isinstance(value, _Held) else value
 
 
 class _Function:
@@ -179,10 +199,11 @@ def _whole_numbers(values: Any) -> tuple[int, ...]:
     return found
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
     """A tensor from numbers of the archive, which must have as many as it needs."""
-    if not isinstance(storage, Tensor):
+    if not isinstance(storage, _Held):
         raise Refused("a tensor without numbers")
+    numbers = storage.tensor
     (offset,), size, stride = _whole_numbers([offset]), _whole_numbers(size), _whole_numbers(stride)
     if len(size) != len(stride):
         raise Refused(f"a tensor of shape {size} with strides {stride}")
@@ -190,13 +211,13 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
     for length in size:
         count *= length
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if count > storage.numel() or (count > 0 and last >= storage.numel()):
-        raise Refused(f"a tensor of shape {size} from {storage.numel()} numbers")
-    return torch.as_strided(storage, size, stride, offset).clone()
+    if count > numbers.numel() or (count > 0 and last >= numbers.numel()):
+        raise Refused(f"a tensor of shape {size} from {numbers.numel()} numbers")
+    return _Held(torch.as_strided(numbers, size, stride, offset).clone())
 
 
-def _parameter(data: Any, *_: Any) -> Tensor:
-    if not isinstance(data, Tensor):
+def _parameter(data: Any, *_: Any) -> _Held:
+    if not isinstance(data, _Held):
         raise Refused("a parameter that is no tensor")
     return data
 
@@ -254,7 +275,7 @@ class _Reader(pickle.Unpickler):
             raise Refused(f"{module}.{name}")
         return self._found[module, name]
 
-    def persistent_load(self, pid: Any) -> Tensor:
+    def persistent_load(self, pid: Any) -> _Held:
         """Numbers of the archive."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
             raise Refused(f"a reference to {pid!r}")
@@ -268,7 +289,7 @@ class _Reader(pickle.Unpickler):
                 raise Refused(f"{count} numbers in {len(data)} bytes")
             empty = torch.empty(0, dtype=dtype)
             self._kept[key] = torch.frombuffer(bytearray(data), dtype=dtype) if data else empty
-        return self._kept[key]
+        return _Held(self._kept[key])
 
 
 def read_tree(path: Path) -> StandIn:

@@ -30,6 +30,7 @@ def waters(count=4):
 def label(capsys, folder, frames, *more, code=0):
     """What is printed, and the frames that were written."""
     path = write_data(folder, frames, "in.xyz") if frames is not None else folder / "in.xyz"
+    (folder / "out.xyz").unlink(missing_ok=True)
     status = 0
     try:
         main(["label", str(path), "--output", str(folder / "out.xyz"), "--jobs", "1", *more])
@@ -143,6 +144,26 @@ def test_charges_of_ions(tmp_path, capsys):
     assert written.info["total_charge"] == -1
     text, (written,) = label(capsys, tmp_path, [ion], "--quantities", "charges")
     assert "1 structures say no total charge" in text and "unpaired electrons (frame 0)" in text
+
+
+@needs_tblite
+def test_another_file_is_not_written_over(tmp_path, capsys):
+    label(capsys, tmp_path, [molecule("H2O")])
+    before = (tmp_path / "out.xyz").read_text()
+    with pytest.raises(SystemExit):
+        main(["label", str(tmp_path / "in.xyz"), "--output", str(tmp_path / "out.xyz")])
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "out.xyz").read_text() == before
+
+
+@needs_tblite
+def test_a_label_that_stands_there_twice_is_refused(tmp_path, capsys):
+    write_data(tmp_path, [molecule("H2O")], "in.xyz")
+    path = tmp_path / "in.xyz"
+    text = path.read_text().replace(" pbc=", ' REF_dipole="1 1 1" REF_dipole="8 8 8" pbc=')
+    path.write_text(text)
+    said, _ = label(capsys, tmp_path, None, "--overwrite", code=1)
+    assert "'REF_dipole' stands there twice" in said
 
 
 @needs_tblite

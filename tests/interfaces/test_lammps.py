@@ -135,6 +135,7 @@ def test_wrong_input_is_refused(change, elements, more, message):
     [
         ("fix hold all setforce 0 0 0", r"fix hold \(setforce\): defined before the model"),
         ("fix move all nve", r"fix move \(nve\)"),
+        ("fix keep all store/force", r"fix keep \(store/force\)"),
         ("fix polmp all ave/time 1 1 1 c_thermo_temp", "attach once"),
     ],
 )
@@ -269,6 +270,14 @@ def test_included_files(tmp_path, monkeypatch):
     Path("loop").write_text("label a\nrun 1\njump SELF a\n")
     found = split_script("units metal\ninclude pair\ninclude loop\n", "in")
     assert found.elements == ("H", "O") and found.after == "include loop\n"
+    Path("runs").write_text("label b\nrun 0\njump SELF b\n")
+    found = split_script("units metal\ninclude runs\nrun 5\n", "in")  # attached before it
+    assert found.before == "units metal\n" and found.after == "include runs\nrun 5\n"
+    with pytest.raises(InputError, match="a run before pair_coeff"):
+        split_script("include runs\ninclude pair\nrun 5\n", "in")
+    Path("runs").write_text("label b\ncompute s all stress/atom NULL\njump SELF b\n")
+    with pytest.raises(InputError, match="runs: line 2: compute stress/atom"):
+        split_script("include pair\ninclude runs\nrun 5\n", "in")
     Path("kspace").write_text("\nkspace_style ewald 1e-4\n")
     with pytest.raises(InputError, match="kspace: line 2: kspace_style ewald does not work"):
         split_script("include pair\ninclude kspace\nrun 1\n", "in")

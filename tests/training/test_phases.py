@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mace_polmp.errors import InputError
+from mace_polmp.training.loop import Progress
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.training.phases import HEAD_GROUP, plan_phases
 
@@ -94,3 +95,25 @@ def test_a_head_grows_where_the_run_is_long_enough(
         phases = plan_phases(settings, TrainingOptions(**options), 0.1, 1)
     assert (len(phases) == 2) == grows
     assert ("does not grow" in caplog.text) != grows
+
+
+def test_a_run_goes_on_as_it_began(caplog: pytest.LogCaptureFixture) -> None:
+    """More epochs on a restart neither begin a growth in the middle nor change one."""
+
+    def growth(epochs: int, progress: Progress) -> int:
+        settings = {"train_loader": [None] * BATCHES, "max_num_epochs": epochs, "swa": None}
+        phases = plan_phases(settings, TrainingOptions(), 0.1, 1, progress)
+        return phases[0].last_epoch if len(phases) == 2 else 0
+
+    short, long = Progress(), Progress()
+    assert growth(6, short) == 0 and growth(400, short) == 0
+    assert growth(200, long) == 8
+    with caplog.at_level("INFO"):
+        assert growth(20, long) == 8
+    assert "began with 8 epochs" in caplog.text
+
+
+def test_no_epochs_of_growth_are_no_phase() -> None:
+    settings = {"train_loader": [None] * BATCHES, "max_num_epochs": 400, "swa": None}
+    options = TrainingOptions(head_growth_epochs=0)
+    assert len(plan_phases(settings, options, 0.1, 1)) == 1
