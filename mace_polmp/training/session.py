@@ -320,7 +320,12 @@ class _Session:
             before_best=before_best,
         )
         loop.resume()
-        loop.run(plan_phases(settings, self._training, self._scaled, self._args.seed))
+        if not self._args.lbfgs:  # whose loss must be the same in every evaluation
+            model.born_directions = self._training.born_charges_directions
+        try:
+            loop.run(plan_phases(settings, self._training, self._scaled, self._args.seed))
+        finally:
+            model.born_directions = 3
 
     def valid_err_log(
         self,
