@@ -131,24 +131,49 @@ def born_charges(
     """
     structures = backbone.structures
     pbc = structures.pbc
+    unit = torch.eye(3, dtype=structures.positions.dtype, device=pbc.device)
+    directions = unit[:, None].expand(-1, pbc.shape[0], -1)
+    charges = born_charges_along(
+        backbone, directions, epsilon_infinity, divide_by_chi, training, known
+    )
+    if not sum_rule:
+        return charges
+    total = None if bool(pbc.any()) else structures.total_charge
+    return enforce_sum_rule(charges, structures.batch, pbc.shape[0], total)
+
+
+def born_charges_along(
+    backbone: Backbone,
+    directions: Tensor,
+    epsilon_infinity: float | None = None,
+    divide_by_chi: bool = False,
+    training: bool = False,
+    known: Held | None = None,
+) -> Tensor:
+    """Σ_a d_a Z*_{i,ab} for a few directions d of the polarization, each for one backward pass.
+
+    Args:
+        backbone, epsilon_infinity, divide_by_chi, training, known: as of born_charges.
+        directions: [n_directions, n_structures, 3].
+
+    Returns:
+        [n_atoms, n_directions, 3], e.
+
+    Raises:
+        InputError: as born_charges.
+    """
+    pbc = backbone.structures.pbc
     periodic = pbc.all(-1)
     if bool((pbc.any(-1) & ~periodic).any()):
         raise InputError(
             "born_charges of a slab are not available in this version; set pbc to T T T"
         )
     if not bool(periodic.any()):
-        charges = _open(backbone, training)
-    elif bool(periodic.all()):
-        unit = torch.eye(3, dtype=structures.positions.dtype, device=pbc.device)
-        directions = unit[:, None].expand(-1, pbc.shape[0], -1)
-        charges, out = _periodic(backbone, directions, training=training, known=known)
-        charges = charges * _screening(backbone, out, epsilon_infinity, divide_by_chi)
-    else:
+        return _open(backbone, directions, training)
+    if not bool(periodic.all()):
         raise InputError("born_charges: give open and periodic structures in separate batches")
-    if not sum_rule:
-        return charges
-    total = None if bool(periodic.any()) else structures.total_charge
-    return enforce_sum_rule(charges, structures.batch, pbc.shape[0], total)
+    charges, out = _periodic(backbone, directions, training=training, known=known)
+    return charges * _screening(backbone, out, epsilon_infinity, divide_by_chi)
 
 
 def _screening(
@@ -198,11 +223,13 @@ def _leaves(structures: Structures) -> tuple[Tensor, Tensor]:
     return positions, shifts
 
 
-def _open(backbone: Backbone, training: bool) -> Tensor:
-    """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ)."""
+def _open(backbone: Backbone, directions: Tensor, training: bool) -> Tensor:
+    """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ), along directions."""
     positions, shifts = _leaves(backbone.structures)
-    dipole = backbone.head_output(positions, shifts, in_field=True).dipole.sum(0)
-    rows = [_gradient(dipole[a], positions, a < 2, training) for a in range(3)]
+    dipole = backbone.head_output(positions, shifts, in_field=True).dipole
+    moments = torch.einsum("sa,ksa->k", dipole, directions)
+    last = len(directions) - 1
+    rows = [_gradient(moments[k], positions, k < last, training) for k in range(last + 1)]
     return torch.stack(rows, dim=1)
 
 

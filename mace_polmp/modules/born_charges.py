@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mace_polmp.head import HeadOutput
 from mace_polmp.head import born_charges as head_born_charges
-from mace_polmp.head.born_charges import Structures, acoustic_sum, enforce_sum_rule
+from mace_polmp.head.born_charges import Held, Structures, acoustic_sum, enforce_sum_rule
 from mace_polmp.head.tangents import Tangents
 from mace_polmp.modules.backbone import carriers, readers
 from mace_polmp.modules.graph import Graph
@@ -106,6 +107,10 @@ def labelled_born_charges(
 ) -> Tensor:
     """Born charges of the structures with a positive born_charges_weight, else zero.
 
+    In training with fewer than three model.born_directions K, polarizations along as many random
+    orthonormal directions d are computed, and what differs from the labels L is returned as
+    L + √(3/K) Σ d ⊗ (d·Z* − d·L): on average over directions its square is that of Z* − L.
+
     Args:
         model: a MultipoleMACE.
         graph: structures of any boundary conditions.
@@ -120,15 +125,34 @@ def labelled_born_charges(
     assert graph.born_charges_weight is not None
     labelled = graph.born_charges_weight > 0
     periodic = graph.pbc.any(-1)
-    held = head_born_charges.Held.of(model.head, known, training) if training else None
+    held = Held.of(model.head, known, training) if training else None
     for chosen in (labelled & periodic, labelled & ~periodic):
         if bool(chosen.any()):
             part, atoms = select_structures(graph.data, chosen)
             backbone = MACEAtStructures(model, Graph.of(part))
             seen = None if held is None else held.select(chosen, atoms)
-            found = head_born_charges.born_charges(backbone, training=training, known=seen)
+            n_directions = model.born_directions if training else 3
+            if n_directions < 3:
+                found = _with_some_errors(backbone, part, n_directions, seen)
+            else:
+                found = head_born_charges.born_charges(backbone, training=training, known=seen)
             out = out.index_copy(0, atoms, found)
     return out
+
+
+def _with_some_errors(
+    backbone: MACEAtStructures, data: dict[str, Tensor], n_directions: int, known: Held | None
+) -> Tensor:
+    """The labels of Born charges with the errors along random directions, [n_atoms, 3, 3], e."""
+    batch, labels = data["batch"], data["born_charges"].view(-1, 3, 3)
+    random = torch.randn(len(data["ptr"]) - 1, 3, 3, dtype=torch.float64)  # the same on any device
+    directions = torch.linalg.qr(random)[0][:, :n_directions].to(labels)
+    along = head_born_charges.born_charges_along(
+        backbone, directions.transpose(0, 1), training=True, known=known
+    )
+    of_atoms = directions[batch]
+    errors = along - torch.einsum("nka,nab->nkb", of_atoms, labels)
+    return labels + math.sqrt(3 / n_directions) * torch.einsum("nka,nkb->nab", of_atoms, errors)
 
 
 def polarizability_derivatives(model: MultipoleMACE, data: dict[str, Tensor]) -> Tensor:

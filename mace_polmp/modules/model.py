@@ -79,6 +79,7 @@ class MultipoleMACE(ScaleShiftMACE):
 
     trained_on: TrainingRecord = TrainingRecord()  # also of models saved before they remembered
     _double_e0s: Tensor | None = None  # what a model in single precision rounds
+    born_directions: int = 3  # of polarization, in which a training sees its Born charges
     compiled: Any = None  # a CompiledPass, for evaluations that need first derivatives only
 
     def __init__(

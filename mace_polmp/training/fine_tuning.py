@@ -279,3 +279,17 @@ def keep_one_head(model: MultipoleMACE, name: str | None, remove: Any) -> Multip
     if hasattr(model, "raw_permittivity"):
         out.raw_permittivity = model.raw_permittivity
     return out
+
+
+def freeze_the_rest(model: torch.nn.Module, groups: list[dict[str, Any]]) -> None:
+    """No gradients of parameters that no optimizer knows.
+
+    Upstream makes such of a foundation model's radial basis. Nobody would set their gradients to
+    zero: they would grow with every step, and with them the norm that gradients are clipped by.
+    """
+    for group in groups:
+        group["params"] = list(group["params"])
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    for parameter in model.parameters():
+        if id(parameter) not in known:
+            parameter.requires_grad_(False)

@@ -53,6 +53,13 @@ class TrainingOptions:
     swa_born_charges_weight: float | None = option(
         None, "weight of Born charges in stage two, by default the same", float
     )
+    born_charges_directions: int = option(
+        1,
+        "random directions of polarization in which Born charges are compared with their labels "
+        "in a step of the training, 3 for all, which cost twice as much; with --lbfgs always 3",
+        int,
+        (1, 2, 3),
+    )
     total_charge_weight: float = option(0.0, "weight of the total charge in the loss", float)
     swa_total_charge_weight: float | None = option(
         None, "weight of the total charge in stage two, by default the same", float
@@ -102,6 +109,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         choose("training_mode", self.training_mode, TRAINING_MODES)
+        choose("born_charges_directions", self.born_charges_directions, (1, 2, 3))
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name.endswith("_weight") and value is not None:

@@ -27,6 +27,7 @@ from mace_polmp.training.curves import draw_label_curves
 from mace_polmp.training.fine_tuning import (
     check_carried_over,
     check_cutoff,
+    freeze_the_rest,
     inherit,
     keep_one_head,
     sample,
@@ -254,7 +255,7 @@ class _Session:
                 "lr": factor * args.lr if rate is None else rate,
             }
         )
-        _freeze_the_rest(model, groups["params"])
+        freeze_the_rest(model, groups["params"])
         logging.info(f"Param groups: {names_of_groups(groups['params'])}")
         return groups
 
@@ -331,8 +332,13 @@ class _Session:
             keeps_start=bool(self._args.foundation_model),
         )
         loop.resume()
+        if not self._args.lbfgs:  # whose loss must be the same in every evaluation
+            model.born_directions = self._training.born_charges_directions
         seed = self._args.seed
-        loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
+        try:
+            loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
+        finally:
+            model.born_directions = 3
         if loop.is_first and self._args.plot and self._training.used:
             draw_label_curves(settings["logger"].path)
 
@@ -385,17 +391,3 @@ class _Session:
             if not self._args.distributed or torch.distributed.get_rank() == 0:
                 log_verdict(model, self.held_out.frames, self.held_out.keys)
         return table
-
-
-def _freeze_the_rest(model: torch.nn.Module, groups: list[dict[str, Any]]) -> None:
-    """No gradients of parameters that no optimizer knows.
-
-    Upstream makes such of a foundation model's radial basis. Nobody would set their gradients to
-    zero: they would grow with every step, and with them the norm that gradients are clipped by.
-    """
-    for group in groups:
-        group["params"] = list(group["params"])
-    known = {id(parameter) for group in groups for parameter in group["params"]}
-    for parameter in model.parameters():
-        if id(parameter) not in known:
-            parameter.requires_grad_(False)

@@ -48,6 +48,8 @@ def assert_same(one, other):
 def electrical(frames):
     for number, atoms in enumerate(frames):
         atoms.info["REF_dipole"] = np.array([0.1 * number, 0.0, 0.2])
+        each = atoms.info.get("total_charge", 0.0) / len(atoms)
+        atoms.arrays["REF_born_charges"] = np.tile(each * np.eye(3).ravel(), (len(atoms), 1))
     return frames
 
 
@@ -60,6 +62,7 @@ RUNS = {
         [2, 3, 4],
     ),
     "labels": (dict(dipole_weight=5.0, ema=True), [2]),
+    "labels of Born charges": (dict(born_charges_weight=1.0), [2]),
     "head first": (dict(training_mode="head_first", head_epochs=2), [1, 2, 3]),
     "warm-up": (dict(head_warmup_epochs=3), [2]),
     "head only": (dict(training_mode="head_only"), [2]),
@@ -90,7 +93,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, name):
     """Weights, averages, best model and rates, wherever it was interrupted."""
     changes, epochs = RUNS[name]
     changes = {"max_num_epochs": 5, "lr": 0.02, "lr_scheduler_gamma": 0.8, **changes}
-    frames = electrical(open_frames()) if name == "labels" else open_frames()
+    frames = electrical(open_frames()) if "labels" in name else open_frames()
     data = write_data(tmp_path, frames)
     if "foundation_model" in changes:
         base = ScaleShiftMACE(**backbone_settings(hidden_irreps="4x0e", r_max=3.5)).double()

@@ -6,7 +6,15 @@ import torch
 
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions
-from mace_polmp.modules.born_charges import acoustic_sum, born_charges, enforce_sum_rule
+from mace_polmp.modules.born_charges import (
+    MACEAtStructures,
+    _with_some_errors,
+    acoustic_sum,
+    born_charges,
+    enforce_sum_rule,
+)
+from mace_polmp.modules.graph import Graph
+from mace_polmp.modules.selection import select_structures
 from mace_polmp.units import EPS0
 from tests.devices import moved
 from tests.helpers import (
@@ -295,6 +303,48 @@ def test_labelled_structures_of_a_mixed_batch():
     for atoms, part, weight in zip(structures, found, data["born_charges_weight"], strict=True):
         expected = born(model, atoms) if weight > 0 else np.zeros((len(atoms), 3, 3))
         np.testing.assert_allclose(part.detach().cpu().numpy(), expected, atol=1e-10)
+
+
+def labelled_batch(model):
+    """Structures of both kinds with random labels, and these as [n_atoms, 3, 3]."""
+    data = make_batch([salty_water(), rock_salt("triclinic")], model)
+    n_atoms = len(data["positions"])
+    random = torch.Generator().manual_seed(5)
+    labels = moved(torch.randn(n_atoms, 3, 3, generator=random, dtype=torch.float64))
+    data["born_charges_weight"] = moved(torch.ones(2, dtype=torch.float64))
+    return data | {"born_charges": labels.reshape(-1, 9)}, labels
+
+
+@pytest.mark.parametrize("charges", ["none", "softness"])
+def test_errors_along_random_directions_are_on_average_all_errors(charges):
+    """One direction of three leaves two thirds out and counts three times; three are all."""
+    model = random_model(LongRangeOptions(constrain_charge=charges))
+    data, labels = labelled_batch(model)
+    exact = model(dict(data), training=True)["born_charges"]
+    torch.manual_seed(0)
+    squares = {}
+    for model.born_directions, draws in ((1, 60), (2, 20)):
+        found = [model(dict(data), training=True)["born_charges"] for _ in range(draws)]
+        squares[model.born_directions] = [float(((z - labels) ** 2).mean().detach()) for z in found]
+    for k, values in squares.items():
+        mean, spread = np.mean(values), np.std(values) / np.sqrt(len(values))
+        assert mean == pytest.approx(
+            float(((exact - labels) ** 2).mean().detach()), abs=4 * spread
+        ), k
+        assert np.std(values) > 0
+    evaluated = model(dict(data))["born_charges"]  # is not trained on: nothing is left out
+    torch.testing.assert_close(evaluated, exact, rtol=0, atol=1e-10)
+
+
+def test_all_directions_together_leave_nothing_out():
+    model = random_model()
+    data, _ = labelled_batch(model)
+    exact = model(dict(data), training=True)["born_charges"].split(8)
+    for number, atoms in enumerate((salty_water(), rock_salt("triclinic"))):
+        backbone = MACEAtStructures(model, Graph.of(make_batch([atoms], model)))
+        part, _ = select_structures(data, moved(torch.arange(2)) == number)
+        found = _with_some_errors(backbone, part, 3, None)
+        torch.testing.assert_close(found, exact[number], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("charges", ["softness", "uniform"])

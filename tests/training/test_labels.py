@@ -179,6 +179,7 @@ def test_weights_of_the_stages():
         dict(born_charges_weight=float("nan")),
         dict(training_mode="heads_only"),
         dict(head_epochs=0),
+        dict(born_charges_directions=0),
         dict(head_lr="fast"),
     ):
         with pytest.raises(InputError, match=next(iter(wrong))):
@@ -213,6 +214,12 @@ def test_wrong_and_contradictory_labels(changes, message):
         atoms.pbc = True
     with pytest.raises(InputError, match=message):
         check_frame(atoms, RULES, "frame 3")
+
+
+def test_forces_of_three_atoms_are_no_tensor_that_should_be_symmetric():
+    atoms = labelled(salty_water()[:3])
+    found = check_frame(atoms, RULES, "frame").values["forces"]
+    np.testing.assert_array_equal(found, atoms.arrays["REF_forces"])
 
 
 def test_labels_without_weight_and_charged_slabs():
