@@ -43,8 +43,7 @@ class Progress:
         stage_two: whether it has begun.
         ended: whether the run has ended before its last epoch, because nothing improved.
         start_is_best: whether no epoch has been better than a model that was given.
-        growth_epochs: for which the head grows at the start of the run; None while that is not
-            decided.
+        growth_epochs: in which the head grows at the start; None until that is decided.
     """
 
     next_epoch: int = 0
@@ -220,7 +219,6 @@ class TrainingLoop:
         logging.info("")
         logging.info("===========TRAINING===========")
         logging.info("Started training, reporting errors on validation set")
-        logging.info("Loss metrics on validation set")
         loss = self._validate(self.settings["model"], self.settings["loss_fn"], None)
         if not math.isfinite(self.progress.valid_loss):
             self.progress.valid_loss = loss
@@ -281,9 +279,8 @@ class TrainingLoop:
 
     def _planned(self, loader: Any, words: str) -> PlannedLoader:
         """A loader with plans of the model's electrostatics, and a bar."""
-        engine = self.settings["model"].electrostatics
-        said = words if self.is_first else None
-        return PlannedLoader(loader, engine, self.settings["device"], said)
+        s, said = self.settings, words if self.is_first else None
+        return PlannedLoader(loader, s["model"].electrostatics, s["device"], said)
 
     def _begin_epoch(self, epoch: int) -> torch.nn.Module:
         """Returns the loss of the stage."""
