@@ -52,8 +52,12 @@ class FrameText:
             text = '"' + " ".join(f"{x:.8f}" for x in value) + '"'
         self._put(key, text)
 
-    def set_column(self, key: str, values: Sequence[float]) -> None:
-        """Give each atom a value, in place of one of the same name.
+    def set_columns(self, key: str, values: np.ndarray) -> None:
+        """Give each atom values, in place of those of the same name.
+
+        Args:
+            key: of the columns.
+            values: [n_atoms, n_columns].
 
         Raises:
             InputError: the columns of the frame are not what its line says.
@@ -62,26 +66,28 @@ class FrameText:
         said = self.comment[found[1] : found[2]].strip("\"'") if found else _PLAIN
         parts = said.split(":")
         names, widths = parts[0::3], [int(width) for width in parts[2::3]]
-        start = sum(widths)
-        replaced = key in names
+        start, width = sum(widths), values.shape[1]
+        replaced = width if key in names else 0
         if replaced:
             start = sum(widths[: names.index(key)])
+            if widths[names.index(key)] != width:
+                raise InputError(f"'{key}' has other columns than the {width} of the new label")
         else:
-            self._put(_PROPERTIES, f"{said}:{key}:R:1")
-        for number, value in enumerate(values):
+            self._put(_PROPERTIES, f"{said}:{key}:R:{width}")
+        for number, own in enumerate(values.tolist()):
             spans = [match.span() for match in re.finditer(r"\S+", self.rows[number])]
             if len(spans) < start + replaced:
                 raise InputError(
                     f"atom {number} has {len(spans)} columns, and {_PROPERTIES}={said} names "
                     f"{sum(widths)}"
                 )
-            row, text = self.rows[number], f"{value:.8f}"
+            row, text = self.rows[number], " ".join(f"{value:14.8f}" for value in own)
             if replaced:
-                first, last = spans[start]
-                self.rows[number] = row[:first] + text + row[last:]
+                first, last = spans[start][0], spans[start + width - 1][1]
+                self.rows[number] = row[:first] + text.lstrip() + row[last:]
             else:
                 last = spans[start - 1][1]
-                self.rows[number] = f"{row[:last]} {text:>14s}{row[last:]}"
+                self.rows[number] = f"{row[:last]} {text}{row[last:]}"
 
     def _put(self, key: str, text: str) -> None:
         found = self._find(key)

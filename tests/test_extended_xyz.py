@@ -48,7 +48,9 @@ def test_a_value_is_added_or_replaced_and_nothing_else(tmp_path, comment):
 def test_a_column_is_added(tmp_path, comment):
     values = [-0.5, 0.25, 0.25]
     before, after, text = labelled(
-        tmp_path, f"3\n{comment}\n{ROWS}", lambda t: t.set_column("REF_charges", values)
+        tmp_path,
+        f"3\n{comment}\n{ROWS}",
+        lambda t: t.set_columns("REF_charges", np.array(values)[:, None]),
     )
     assert after[0].arrays["REF_charges"].tolist() == values
     check_unchanged(before[0], after[0], {"REF_charges"}, "frame")
@@ -61,7 +63,9 @@ def test_a_column_is_replaced(tmp_path):
     atoms.arrays["REF_forces"] = np.arange(9.0).reshape(3, 3)
     write(tmp_path / "a.xyz", atoms, format="extxyz")
     text = (tmp_path / "a.xyz").read_text()
-    _, (after,), _ = labelled(tmp_path, text, lambda t: t.set_column("REF_charges", [4, 5, 6]))
+    _, (after,), _ = labelled(
+        tmp_path, text, lambda t: t.set_columns("REF_charges", np.array([[4.0], [5.0], [6.0]]))
+    )
     assert after.arrays["REF_charges"].tolist() == [4, 5, 6]
     assert after.arrays["REF_forces"].tolist() == atoms.arrays["REF_forces"].tolist()
 

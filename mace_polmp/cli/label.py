@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mace_polmp.cli.label_files import ORIGIN, WEIGHED, claimed, journal_of, write_labels
 from mace_polmp.errors import InputError
 from mace_polmp.extended_xyz import ENDINGS
 from mace_polmp.interfaces import LABEL_METHODS, LABEL_QUANTITIES
@@ -23,12 +23,10 @@ if TYPE_CHECKING:
     from mace_polmp.extended_xyz import FrameText
     from mace_polmp.interfaces.tblite import Calculation
 
-ORIGIN = "label_origin"
 _GIVEN = "input file"
-_KEYS = {name: LABELS[name].key for name in ("dipole", "polarizability")} | {
-    "charges": "REF_charges"
-}
-_WEIGHED = ("dipole", "polarizability")
+_KEYS = {name: LABELS[name].key for name in WEIGHED} | {"charges": "REF_charges"}
+_SCALED = ("dipole", "born_charges")
+_OF_ATOMS = ("born_charges", "charges")
 _SHOWN = 5  # structures of a kind that are named
 _SMALL_BASIS = (
     "polarizabilities of these methods are much too small for small molecules (their orbitals lack "
@@ -56,7 +54,7 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         default=["dipole"],
         choices=LABEL_QUANTITIES,
-        help="what to compute; a training uses dipoles and polarizabilities",
+        help="what to compute; a training uses dipoles, Born charges and polarizabilities",
     )
     for name in LABEL_QUANTITIES:
         parser.add_argument(f"--{name}_key", default=_KEYS[name], help=f"label of {name}")
@@ -65,6 +63,12 @@ def add_parser(commands: Any) -> None:
         type=float,
         help="config_dipole_weight (and so on) of the structures that get such a label, next to 1 "
         "of the others; by default nothing is written",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="factor of dipoles and Born charges: GFN2-xTB's are some 10 %% too large",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace labels that are there")
     parser.add_argument("--total_charge", type=float, help="of structures that say none, e")
@@ -118,10 +122,10 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.file}: cannot be read as text; write it again with ASE first")
     make_folder(args.output.parent)
     work = _plan(args, frames)
-    with _claimed(args.output):
+    with claimed(args.output):
         found = _compute(args, work)
         new = {
-            number: {name: found[number][name] for name in names}
+            number: {n: _scaled(n, found[number][n], args.scale) for n in names}
             for number, names in work.wanted.items()
             if number in found
         }
@@ -133,29 +137,8 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{args.file}: no structure could be labelled; nothing is written")
         for number, text in enumerate(texts):
             _add(args, frames[number], text, new.get(number, {}), method)
-        _write(args, frames, texts, new)
+        write_labels(args, frames, texts, new)
     _print_done(args, frames, new, method)
-
-
-@contextmanager
-def _claimed(output: Path) -> Iterator[None]:
-    """No other process writes the file; of what this one leaves beside it only results stay."""
-    from mace_polmp.files import locked
-
-    lock, journal = Path(f"{output}.lock"), _journal(output)
-    with locked(lock, str(output)):
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                lock.unlink()
-            if journal.exists() and journal.stat().st_size == 0:
-                journal.unlink()
-
-
-def _journal(output: Path) -> Path:
-    """Where results are kept until the file is written."""
-    return Path(f"{output}.part")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -171,6 +154,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--{name} must be {least} or more, got {getattr(args, name)}")
     if args.weight is not None and not (is_finite_number(args.weight) and args.weight >= 0):
         raise InputError(f"--weight must be a number of 0 or more, got {args.weight}")
+    if not (is_finite_number(args.scale) and args.scale > 0):
+        raise InputError(f"--scale must be a number above 0, got {args.scale}")
     args.quantities = list(dict.fromkeys(args.quantities))
 
 
@@ -221,6 +206,10 @@ def _plan(args: argparse.Namespace, frames: Sequence[Atoms]) -> _Work:
     return work
 
 
+def _scaled(name: str, values: Any, scale: float) -> Any:
+    return (scale * np.asarray(values)).tolist() if name in _SCALED else values
+
+
 def _has(atoms: Atoms, name: str, args: argparse.Namespace) -> bool:
     return find(atoms, getattr(args, f"{name}_key")) is not None
 
@@ -245,7 +234,7 @@ def _compute(args: argparse.Namespace, work: _Work) -> dict[int, dict[str, Any]]
 
     numbers = list(work.tasks)
     found: dict[int, dict[str, Any]] = {}
-    results = compute_all([work.tasks[n] for n in numbers], args.jobs, _journal(args.output))
+    results = compute_all([work.tasks[n] for n in numbers], args.jobs, journal_of(args.output))
     for at, labels in tqdm(results, total=len(numbers), desc="labels", leave=False, disable=None):
         if not isinstance(labels, str):
             found[numbers[at]] = labels
@@ -261,17 +250,18 @@ def _add(
     origins = _origins(atoms)
     for name in LABEL_QUANTITIES:
         if name in new:
-            origins[name] = method
+            times = f" x {args.scale:g}" if name in _SCALED and args.scale != 1.0 else ""
+            origins[name] = method + times
         elif _has(atoms, name, args):
             origins.setdefault(name, _GIVEN)
     try:
         for name, values in new.items():
             key = getattr(args, f"{name}_key")
-            if name == "charges":
-                text.set_column(key, values)
+            if name in _OF_ATOMS:
+                text.set_columns(key, np.reshape(values, (len(atoms), -1)))
             else:
                 text.set_info(key, np.ravel(values).tolist())
-            if name in _WEIGHED and args.weight is not None:
+            if name in WEIGHED and args.weight is not None:
                 text.set_info(f"config_{name}_weight", args.weight)
     except InputError as error:
         raise InputError(f"{args.file}: {error}; correct the frame") from error
@@ -279,57 +269,6 @@ def _add(
         text.set_info(args.total_charge_key, args.total_charge)
     if origins:
         text.set_info(ORIGIN, "; ".join(f"{name}: {origin}" for name, origin in origins.items()))
-
-
-def _write(
-    args: argparse.Namespace,
-    frames: Sequence[Atoms],
-    texts: Sequence[FrameText],
-    new: dict[int, dict[str, Any]],
-) -> None:
-    """Write the file, once it reads as the first one did but for what was added."""
-    from mace_polmp.extended_xyz import check_unchanged, write_text
-    from mace_polmp.files import replacing
-    from mace_polmp.structures import read_structures
-
-    added = {getattr(args, f"{name}_key") for name in args.quantities} | {ORIGIN}
-    added |= {f"config_{name}_weight" for name in _WEIGHED if args.weight is not None}
-    if args.total_charge is not None:
-        added.add(args.total_charge_key)
-    exact = args.file.suffix.lower() in ENDINGS
-    with replacing(args.output) as temporary:
-        written = temporary.with_suffix(f".{os.getpid()}.xyz")
-        try:
-            write_text(written, texts)
-            if exact:
-                again = read_structures(written)
-                for number, (before, after) in enumerate(zip(frames, again, strict=True)):
-                    where = f"{args.file}: frame {number}"
-                    check_unchanged(before, after, added, where)
-                    _check_added(after, new.get(number, {}), args, where)
-            os.replace(written, temporary)
-        finally:
-            with suppress(OSError):
-                written.unlink()
-    with suppress(OSError):
-        _journal(args.output).unlink()
-
-
-def _check_added(
-    atoms: Atoms, labels: dict[str, Any], args: argparse.Namespace, where: str
-) -> None:
-    """Refuse a frame whose new labels do not read as they were computed.
-
-    Raises:
-        InputError: names the label.
-    """
-    for name, values in labels.items():
-        key = getattr(args, f"{name}_key")
-        wanted, found = np.ravel(values), find(atoms, key)
-        if found is None or np.shape(np.ravel(found)) != wanted.shape:
-            raise InputError(f"{where}: '{key}' is written in an unusual way; remove it first")
-        if not np.allclose(np.ravel(found).astype(float), wanted, rtol=0.0, atol=1e-7):
-            raise InputError(f"{where}: '{key}' stands there twice; remove it first")
 
 
 def _compare(
@@ -396,11 +335,11 @@ def _print_done(
     if "polarizability" in args.quantities:
         print(f"  note: {_SMALL_BASIS}")
     print(f"{args.output}: written")
-    if new and set(args.quantities) & set(_WEIGHED):
-        flags = [f"--{name}_weight 1" for name in _WEIGHED if name in args.quantities]
+    if new and set(args.quantities) & set(WEIGHED):
+        flags = [f"--{name}_weight 1" for name in WEIGHED if name in args.quantities]
         keys = [
             f"--{name}_key {getattr(args, f'{name}_key')}"
-            for name in _WEIGHED
+            for name in WEIGHED
             if name in args.quantities and getattr(args, f"{name}_key") != _KEYS[name]
         ]
         print(

@@ -26,6 +26,7 @@ from mace_polmp.quantities import OPEN, PERIODIC, boundary, is_finite_number
 from mace_polmp.units import BOHR, HARTREE
 
 _FIELD = 1e-3  # Hartree/(e bohr), 0.05 V/Å; dipoles change linearly to seven digits
+_IN_FIELDS = ("born_charges", "polarizability")  # Z* = ∂F/∂E, α = ∂μ/∂E
 _MULTIPLICITY = ("multiplicity", "total_spin", "spin")  # all mean 2S + 1, as in mace-torch
 _HEAVIEST = 86
 _LOST = 1e-3  # e
@@ -173,16 +174,19 @@ def _labels(task: Calculation, careful: bool) -> Labels | str:
         out["dipole"] = (np.asarray(result["dipole"]) * BOHR).tolist()
     if "charges" in task.quantities:
         out["charges"] = np.asarray(result["charges"]).tolist()
-    if "polarizability" in task.quantities:
-        alpha = np.zeros((3, 3))
+    if set(_IN_FIELDS) & set(task.quantities):
+        alpha, born = np.zeros((3, 3)), np.zeros((len(task.numbers), 3, 3))
         for axis in range(3):
             for sign in (1.0, -1.0):
                 field = [0.0, 0.0, 0.0]
                 field[axis] = sign * _FIELD
                 moved = _calculator(task, careful, field).singlepoint(copy_of(result))
-                alpha[:, axis] += sign * np.asarray(moved["dipole"]) / (2.0 * _FIELD)
+                part = sign / (2.0 * _FIELD)
+                alpha[:, axis] += part * np.asarray(moved["dipole"])
+                born[:, axis] -= part * np.asarray(moved["gradient"])  # change of the forces
         alpha *= BOHR**2 / HARTREE
-        out["polarizability"] = (0.5 * (alpha + alpha.T)).tolist()
+        found = {"polarizability": 0.5 * (alpha + alpha.T), "born_charges": born}
+        out |= {name: found[name].tolist() for name in _IN_FIELDS if name in task.quantities}
     if not all(np.isfinite(values).all() for values in out.values()):
         return f"{LABEL_METHODS[task.method]} gives NaN"
     return out
@@ -214,7 +218,7 @@ def _calculator(task: Calculation, careful: bool, field: list[float] | None = No
         calculator.set("mixer-damping", 0.1)
     if field is not None:
         calculator.add("electric-field", field)
-    if "polarizability" in task.quantities:
+    if set(_IN_FIELDS) & set(task.quantities):
         calculator.set("accuracy", 0.01)  # differences need digits
     return calculator
 

@@ -147,6 +147,25 @@ def test_charges_of_ions(tmp_path, capsys):
 
 
 @needs_tblite
+def test_born_charges_are_nine_columns(tmp_path, capsys):
+    frames = [molecule("H2O"), molecule("CH3OH")]
+    more = ("--quantities", "dipole", "born_charges", "--weight", "0.5")
+    text, plain = label(capsys, tmp_path, frames, *more)
+    assert "--born_charges_weight 1" in text
+    _, scaled = label(capsys, tmp_path, frames, *more, "--scale", "0.9")
+    for one, other in zip(plain, scaled, strict=True):
+        born = one.arrays["REF_born_charges"]
+        assert born.shape == (len(one), 9)
+        np.testing.assert_allclose(born.sum(0), 0.0, atol=1e-3)
+        np.testing.assert_allclose(other.arrays["REF_born_charges"], 0.9 * born, atol=1e-7)
+        dipoles = one.info["REF_dipole"], other.info["REF_dipole"]
+        np.testing.assert_allclose(dipoles[1], 0.9 * dipoles[0], atol=1e-7)
+        assert "born_charges: GFN2-xTB" in other.info["label_origin"]
+        assert "x 0.9" in other.info["label_origin"]
+        assert other.info["config_born_charges_weight"] == 0.5
+
+
+@needs_tblite
 def test_another_file_is_not_written_over(tmp_path, capsys):
     label(capsys, tmp_path, [molecule("H2O")])
     before = (tmp_path / "out.xyz").read_text()

@@ -166,3 +166,21 @@ def test_several_processes_find_what_one_finds(tmp_path):
     two = dict(compute_all(tasks, 2, tmp_path / "b"))
     for number in range(3):
         np.testing.assert_allclose(one[number]["dipole"], two[number]["dipole"], atol=1e-6)
+
+
+def test_born_charges_are_derivatives_of_the_dipole():
+    """[polarization, displacement]; those of a neutral molecule sum to zero."""
+    atoms = tilted("H2O")
+    born = np.array(labels(atoms, "born_charges")["born_charges"])
+    assert born.shape == (3, 3, 3)
+    np.testing.assert_allclose(born.sum(0), 0.0, atol=2e-4)
+    step = 1e-3
+    for axis in range(3):
+        moved = []
+        for sign in (1, -1):
+            other = atoms.copy()
+            other.positions[0, axis] += sign * step
+            moved.append(np.array(labels(other, "dipole", "polarizability")["dipole"]))
+        slope = (moved[0] - moved[1]) / (2 * step)
+        np.testing.assert_allclose(born[0, :, axis], slope, atol=2e-3)
+    assert np.trace(born[atoms.numbers == 8][0]) < -0.5
