@@ -46,6 +46,7 @@ def test_two_processes_make_the_model_of_one(tmp_path, labels):
     )
     if labels:
         changes["born_charges_weight"] = 10.0
+        changes["born_charges_directions"] = 3  # random ones would be others
     main(flags(tmp_path / "one", batch_size=8, **changes))
     several = flags(
         tmp_path / "two",
