@@ -10,13 +10,14 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.geometry.rdf import get_rdf
-from tqdm import tqdm
 
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.cli.common import named
+from mace_polmp.cli.trajectory import check_same
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import is_finite_number
+from mace_polmp.reading import shown
 from mace_polmp.structures import read_structures
 
 
@@ -28,10 +29,13 @@ def write_rdf(args: argparse.Namespace, base: Path) -> None:
         base: name of the files without ending.
 
     Raises:
-        InputError: frames without cells, elements that are not there, a radius that is too large.
+        InputError: frames of several structures or without cells, elements that are not there, a
+            radius that is too large.
     """
     where = str(args.trajectory)
-    frames = _without_start(read_structures(args.trajectory), args.skip, where)
+    every = read_structures(args.trajectory)
+    check_same(every, where)
+    frames = _without_start(every, args.skip, where)
     if not all(atoms.pbc.all() for atoms in frames):
         raise InputError(
             f"{where}: radial distribution functions need a density: frames that are periodic in "
@@ -45,7 +49,7 @@ def write_rdf(args: argparse.Namespace, base: Path) -> None:
     if args.bins < 1:
         raise InputError(f"--bins must be 1 or more, got {args.bins}")
     totals: dict[str, Array] = {f"{a}-{b}": np.zeros(args.bins) for a, b in pairs}
-    for atoms in tqdm(frames, desc="frames", unit="frame", disable=None):
+    for atoms in shown(frames, "counting pairs"):
         distances = atoms.get_all_distances(mic=True)
         for a, b in pairs:
             totals[f"{a}-{b}"] += get_rdf(

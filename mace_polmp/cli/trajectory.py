@@ -60,7 +60,7 @@ def read_series(args: argparse.Namespace) -> Series:
 
     frames = read_structures(args.trajectory)
     where = str(args.trajectory)
-    _check_same(frames, where)
+    check_same(frames, where)
     times = _times(frames, args.timestep, where)
     step = timestep_of(times, where)
     frames = frames[int(np.searchsorted(times - times[0], args.skip - 1e-6)) :]
@@ -100,7 +100,7 @@ def read_series(args: argparse.Namespace) -> Series:
     )
 
 
-def _check_same(frames: list[Atoms], where: str) -> None:
+def check_same(frames: list[Atoms], where: str) -> None:
     """Refuse a file whose frames are not those of one structure."""
     first = frames[0]
     for number, atoms in enumerate(frames):

@@ -68,7 +68,7 @@ class PlanKeeper:
             and self._cells is not None
             and not plan.has_slabs
             and plan.shape.settings == self._engines[0].settings()
-            and plan.covers(cells, pbc, counts)
+            and plan.shape.is_of(pbc, counts)
             and torch.equal(cells, self._cells)
         )
 

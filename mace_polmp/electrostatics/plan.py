@@ -56,6 +56,10 @@ class PlanShape:
     pbc: tuple[Flags, ...]
     groups: tuple[Group, ...]
 
+    def is_of(self, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
+        """Whether structures have these boundary conditions and numbers of atoms, see covers."""
+        return _flags(pbc) == self.pbc and tuple(int(n) for n in counts) == self.counts
+
     def covers(self, cell: Tensor, pbc: Tensor, counts: Tensor | Sequence[int]) -> bool:
         """Whether a plan of this shape can evaluate structures with these cells.
 
@@ -65,7 +69,7 @@ class PlanShape:
             counts: [n_structures], atoms of each.
         """
         cell, pbc, counts = _on_host(cell, pbc, counts)
-        if _flags(pbc) != self.pbc or tuple(counts.tolist()) != self.counts:
+        if not self.is_of(pbc, counts):
             return False
         needed = largest_orders(cell, self.settings.k_cutoff).tolist()
         return all(

@@ -292,7 +292,7 @@ class ReciprocalSpace:
         weighted = weight[..., None] * parts
         energy = sums.share(0.5 * (weighted * parts).sum((1, 2, 3)))
         settings = self.settings
-        own = _own_terms(settings.smearing, settings.k_cutoff, settings.taper)
+        own = own_terms(settings.smearing, settings.k_cutoff, settings.taper)
         squares = table * table * numbers(own[: table.shape[1]], table.dtype, table.device)
         energy = energy - sums.own(squares.sum(1))
         if not with_field:
@@ -316,7 +316,7 @@ class ReciprocalSpace:
         order = order_of(moments)
         values = self.solver.at_sites(lattice.fraction, torch.view_as_complex(weighted), order)
         settings = self.settings
-        own = _own_terms(settings.smearing, settings.k_cutoff, settings.taper)
+        own = own_terms(settings.smearing, settings.k_cutoff, settings.taper)
         squares = table * table * numbers(own[: table.shape[1]], table.dtype, table.device)
         return 0.5 * (moments * values).sum(1) - squares.sum(1)
 
@@ -329,7 +329,7 @@ def _per_atom(vectors: Tensor, matrices: Tensor, sums: AtomSums) -> Tensor:
 
 
 @remembered
-def _own_terms(smearing: float, k_cutoff: float, taper: float) -> tuple[float, ...]:
+def own_terms(smearing: float, k_cutoff: float, taper: float) -> tuple[float, ...]:
     """The interaction of each Gaussian multipole with itself, which the k-space sum contains.
 
     Coefficients of q², of each μ_a² and each Q_ab², eV per e², e² Å² and e² Å⁴: integrals of

@@ -33,6 +33,15 @@ def test_it_counts_neighbours(salt, capsys):
     assert "g(Na-Cl): highest at 2.8" in capsys.readouterr().out
 
 
+def test_frames_of_other_structures_are_refused(tmp_path, capsys):
+    """Elements that a frame lacks would make its g(r) zero over zero."""
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    write(tmp_path / "run.xyz", [salt, bulk("Na", "bcc", a=5.64, cubic=True)])
+    with pytest.raises(SystemExit):
+        main(["spectrum", "rdf", str(tmp_path / "run.xyz")])
+    assert "frame 1 has other atoms" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
