@@ -175,7 +175,8 @@ def check(
         raise InputError(f"{said} holds NaN or infinite numbers{at}")
     if array.size and np.abs(array).max() > _LARGEST:
         raise InputError(f"{said} holds {np.abs(array).max():.1e}{at}, which no structure has")
-    if shape == (3, 3) and np.abs(array - array.T).max() > _ASYMMETRY * np.abs(array).max():
+    tensor = shape == (3, 3) and not quantity.per_atom  # forces of three atoms are [3, 3] too
+    if tensor and np.abs(array - array.T).max() > _ASYMMETRY * np.abs(array).max():
         raise InputError(f"{said} is not symmetric{at}; correct it, or remove it from the frame")
     return array
 
