@@ -322,4 +322,4 @@ def test_forces_of_three_atoms_need_not_be_symmetric():
     water = Atoms("OH2", [[0, 0, 0], [0.8, 0.6, 0], [-0.8, 0.6, 0]])
     water.info["REF_energy"] = -1.0
     water.arrays["REF_forces"] = np.arange(9.0).reshape(3, 3)
-    assert set(check_frame(water, RULES, "frame").values) == {"energy", "forces", "total_charge"}
+    assert {"energy", "forces"} <= set(check_frame(water, RULES, "frame").values)
