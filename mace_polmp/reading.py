@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import ase.io
@@ -10,6 +11,9 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from mace_polmp.errors import InputError
+
+DEMO_MODEL = "demo"
+"""Stands for the packaged model where a model file is asked for."""
 
 _XYZ = (".xyz", ".extxyz")
 _HYDROGEN = {"D": 2.014, "T": 3.016}
@@ -32,6 +36,19 @@ def existing_file(path: str | Path, what: str = "") -> Path:
     if not path.exists():
         raise InputError(f"{said}: no such file")
     return path
+
+
+def model_file(path: str | Path, what: str = "") -> Path:
+    """A path, if it is that of a file; "demo" is the model that comes with the package.
+
+    A file of that name in the current folder comes first.
+
+    Raises:
+        InputError: as existing_file.
+    """
+    if str(path) == DEMO_MODEL and not Path(path).is_file():
+        return Path(str(resources.files("mace_polmp") / "data" / "demo.safetensors"))
+    return existing_file(path, what)
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
