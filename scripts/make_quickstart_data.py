@@ -40,10 +40,10 @@ ION_SHAPES = {
 }
 # (number of waters, ion). All fragments of the dimers are among them: their own energies, and those
 # of their vibrations, are what a curve of interaction energies is measured from.
-CLUSTERS = [(n, ion) for ion in ("", "Na", "Cl") for n in (1, 2, 3, 4)]
-TEMPERATURE = 250.0  # K, of the clusters
-FRAGMENT_TEMPERATURE = 200.0  # K, of the fragments of dimers
-LARGEST_FORCE = 4.0  # eV/Å, of dimers: close contacts that no simulation reaches are left out
+CLUSTERS = [(n, ion) for ion in ("", "Na", "Cl") for n in (1, 2, 3)]
+TEMPERATURE = 200.0  # K, of the clusters
+FRAGMENT_TEMPERATURE = 150.0  # K, of the fragments of dimers
+LARGEST_FORCE = 2.5  # eV/Å, of dimers: close contacts that no simulation reaches are left out
 # Pairs of fragments, each (number of waters, ion). GFN2-xTB keeps the charge of like ions and of
 # hydrated Na+ however far apart; for Na+ and Cl− it does not (the electron goes back, as it would
 # in vacuum), and bare Na+ takes charge from a distant water, so those pairs are left out.
@@ -267,12 +267,11 @@ def main() -> None:
     train: list[Atoms] = []
     valid: list[Atoms] = []
     for n_water, ions in tqdm(CLUSTERS, desc="clusters"):
-        for target, n_frames in ((train, 15), (train, 15), (valid, 4)):
-            for frame in cluster_frames((n_water, ions), n_frames, rng):
+        for target, n_frames in ((train, 7),) * 6 + ((valid, 3),) * 2:
+            for frame in cluster_frames((n_water, ions), n_frames, rng, every=40):
                 labelled = label(frame, total_charge(frame), "cluster")
                 if labelled is not None:
                     target.append(labelled)
-    train = isolated_ions() + train
     train += dimer_frames(60, (1.9, 6.0), rng, "dimer")
     valid += dimer_frames(6, (1.9, 6.0), rng, "dimer")
     far = dimer_frames(8, (8.5, 14.0), rng, "far")
