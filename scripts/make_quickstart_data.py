@@ -168,16 +168,6 @@ def relaxed_fragment(fragment: Fragment) -> Atoms:
     return Atoms(atoms.numbers, positions=atoms.positions - atoms.positions.mean(0))
 
 
-def isolated_ions() -> list[Atoms]:
-    """Na+ and Cl− alone, as IsolatedAtom frames: their energies are the E0s of their elements.
-
-    An atom without neighbours has the energy E0 in a MACE and nothing else. An average E0 is 0.7 eV
-    off that of Cl−, which would spoil all dimers in which a bare Cl− is beyond the cutoff.
-    """
-    found = [label(ION_SHAPES[ion], OXIDATION_NUMBERS[ion], "IsolatedAtom") for ion in ("Na", "Cl")]
-    return [atoms for atoms in found if atoms is not None]
-
-
 def fragment_name(fragment: Fragment) -> str:
     n_water, ion = fragment
     water = {0: "", 1: "H2O" if not ion else "(H2O)"}.get(n_water, f"(H2O){n_water}")

@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> None:
     """Run all steps, print what they give, write CSV files and plots."""
     if args.md_steps < 1:
         raise InputError(f"--md_steps must be at least 1, got {args.md_steps}")
-    from mace_polmp.calculators import MultipoleMACECalculator
+    from mace_polmp.calculators.loading import load_calculator
 
     out: Path = args.output
     out.mkdir(parents=True, exist_ok=True)
-    calculator = MultipoleMACECalculator(DEMO_MODEL, default_dtype="float64")
+    calculator: Any = load_calculator(DEMO_MODEL, default_dtype="float64")
     reference = _reference()
     print(
         "The model of the package (--model demo): water with Na+, Cl-, H3O+ and OH- in vacuum, "
@@ -168,7 +168,9 @@ def normal_modes(
     size = 3 * len(placed)
     hessian = np.asarray(calculator.get_hessian(placed)).reshape(size, size)
     masses = placed.get_masses()
-    modes = analysis.normal_modes(hessian, masses, rigid_motions(placed.positions, masses))
+    modes = analysis.normal_modes(
+        hessian, masses, rigid_motions(placed.positions, masses, rotations=True)
+    )
     born = calculator.get_property("born_charges", placed)
     return modes.frequency, analysis.infrared_intensities(modes, born)
 
@@ -257,7 +259,6 @@ def _dynamics(calculator: MultipoleMACECalculator, steps: int, seed: int, out: P
     from mace_polmp.simulation.temperature import ThermalMotion, draw_momenta
 
     atoms = ion_cluster()
-    atoms.info["total_charge"] = 0
     atoms.calc = calculator
     relaxed(atoms, 0.05, "Na+ Cl- (H2O)4")
     write(out / "ions.xyz", atoms, columns=["symbols", "positions"], write_results=False)

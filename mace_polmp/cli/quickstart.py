@@ -27,7 +27,7 @@ from mace_polmp.errors import InputError
 
 # GFN2-xTB: Na+ and Cl− alone, and H and O so that they add up to H2O. An atom without neighbours
 # has the energy E0 in a MACE: an average E0, 0.7 eV off that of Cl−, would spoil its dimers.
-_E0S = "{'H': -10.7, 'O': -116.488, 'Na': 5.319, 'Cl': -130.210}"
+_E0S = "{1: -10.7, 8: -116.488, 11: 5.319, 17: -130.210}"
 # Reach of the network: 2 layers × 4 Å = 8 Å, less than the smallest gap of the held-out dimers.
 _TRAINING = {
     "r_max": 4.0,

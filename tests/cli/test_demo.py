@@ -38,7 +38,7 @@ def test_demo_end_to_end(tmp_path, capsys):
     assert float(binding["model"]) == pytest.approx(float(binding["gfn2"]), abs=0.02)
     born = np.array([float(row["mean"]) for row in rows_of(out / "born_charges.csv")])
     assert born[0] < -0.3 and born[1] == pytest.approx(born[2], abs=1e-3)
-    assert born.sum() == pytest.approx(0.0, abs=1e-6)  # a neutral molecule
+    assert born.sum() == pytest.approx(0.0, abs=0.03)  # neutral, as learned from total charges
     total = np.array([float(row["total_eV"]) for row in rows_of(out / "md.csv")])
     assert len(total) == 20 and np.ptp(total) < 0.02  # eV of 14 atoms, with steps of 0.5 fs
     assert len(read(out / "md.traj", ":")) == 20
@@ -48,10 +48,10 @@ def test_the_name_demo_stands_for_the_packaged_model(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     Path("demo").mkdir()  # the folder that `mace_polmp demo` writes
     model = mace_polmp.load_model("demo")
-    assert model.long_range_options.constrain_charge == "softness"
+    assert model.long_range_options.constrain_charge == "none"
     atoms = molecule("H2O")
     atoms.calc = MultipoleMACECalculator("demo", default_dtype="float64")
-    assert atoms.get_charges().sum() == pytest.approx(0.0, abs=1e-9)
+    assert atoms.get_charges().sum() == pytest.approx(0.0, abs=0.02)  # as it has learned
     write("water.xyz", atoms, columns=["symbols", "positions"], write_results=False)
     main(["modes", "--model", "demo", "--structure", "water.xyz", "--relax", "0.001"])
     main(["info", "demo"])
