@@ -62,10 +62,10 @@ DIMERS: list[tuple[Fragment, Fragment]] = [
 def label(atoms: Atoms, charge: int, config_type: str) -> Atoms | None:
     """A labelled copy, or None where the self-consistent field does not converge.
 
-    Positions are rounded to the five decimals that the files have.
+    Positions are rounded to the four decimals that the files have.
     """
     atoms = atoms.copy()
-    atoms.positions = np.round(atoms.positions, 5)
+    atoms.positions = np.round(atoms.positions, 4)
     atoms.calc = TBLite(method="GFN2-xTB", charge=charge, verbosity=0)
     try:
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
@@ -76,8 +76,8 @@ def label(atoms: Atoms, charge: int, config_type: str) -> Atoms | None:
     out.info.update(
         config_type=config_type,
         total_charge=charge,
-        REF_energy=round(float(energy), 6),
-        REF_dipole=np.round(dipole, 5),
+        REF_energy=round(float(energy), 5),
+        REF_dipole=np.round(dipole, 4),
     )
     out.arrays["REF_forces"] = np.asarray(forces)
     return out
@@ -190,7 +190,7 @@ def dimer_frames(
             a, b = (
                 random_rotation(pools[name][rng.integers(len(pools[name]))], rng) for name in names
             )
-            gap = gaps[0] + (gaps[1] - gaps[0]) * rng.random()
+            gap = gaps[0] + (gaps[1] - gaps[0]) * rng.random() ** 1.5  # more contacts
             pair = place(a, b, gap, np.array([0.0, 0.0, 1.0]))
             frame = label(pair, total_charge(pair), config_type)
             if frame is None or np.abs(frame.arrays["REF_forces"]).max() > LARGEST_FORCE:
@@ -236,12 +236,12 @@ def _flipped(atoms: Atoms) -> Atoms:
 
 
 def write_frames(path: Path, frames: list[Atoms]) -> None:
-    """Extended XYZ with five decimals and single spaces."""
+    """Extended XYZ with four decimals and single spaces."""
     write(path, frames, format="extxyz")
     lines = []
     for line in path.read_text().splitlines():
         if "Properties=" not in line:
-            line = re.sub(r" +", " ", re.sub(r"(\.\d{5})\d+", r"\1", line)).strip()
+            line = re.sub(r" +", " ", re.sub(r"(\.\d{4})\d+", r"\1", line)).strip()
         lines.append(line + "\n")
     path.write_text("".join(lines))
 
@@ -257,12 +257,12 @@ def main() -> None:
     train: list[Atoms] = []
     valid: list[Atoms] = []
     for n_water, ions in tqdm(CLUSTERS, desc="clusters"):
-        for target, n_frames in ((train, 7),) * 6 + ((valid, 3),) * 2:
+        for target, n_frames in ((train, 7),) * 10 + ((valid, 3),) * 2:
             for frame in cluster_frames((n_water, ions), n_frames, rng, every=40):
                 labelled = label(frame, total_charge(frame), "cluster")
                 if labelled is not None:
                     target.append(labelled)
-    train += dimer_frames(60, (1.9, 6.0), rng, "dimer")
+    train += dimer_frames(110, (1.9, 6.0), rng, "dimer")
     valid += dimer_frames(6, (1.9, 6.0), rng, "dimer")
     far = dimer_frames(8, (8.5, 14.0), rng, "far")
     for name, frames in (

@@ -200,13 +200,13 @@ def _draw_spectrum(found: dict[str, Any], reference: dict[str, Any], path: Path)
                 axis.axvline(wave, color="k", ls=":", lw=0.9, label=words)
         axis.axhline(0.0, color="k", lw=0.8)
         axis.set(
-            title=f"{name}, harmonic infrared spectrum",
+            title=f"{plots.typeset(name)}: infrared spectrum of the normal modes",
             xlabel="wavenumber / cm⁻¹",
             xlim=(0.0, 4200.0),
             ylim=(-1.15 * top, 1.45 * top),
         )
         axis.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        axis.legend(frameon=False, loc="upper left", fontsize=9)
+        axis.legend(frameon=False, loc="upper center", fontsize=9)
     axes[0].set_ylabel("intensity of sticks / km/mol")
     plots.save(figure, path)
 

@@ -11,7 +11,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import time
@@ -39,7 +38,7 @@ _TRAINING = {
     "batch_size": 16,
     "valid_batch_size": 64,
     "E0s": _E0S,
-    "energy_weight": 100,  # curves are energies
+    "energy_weight": 40,
     "forces_weight": 1,
     "lr": 0.02,
     "scheduler": "ExponentialLR",
@@ -68,7 +67,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
-    parser.add_argument("--epochs", type=int, default=90, help="training epochs of each model")
+    parser.add_argument("--epochs", type=int, default=50, help="training epochs of each model")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument(
         "--md_steps", type=int, default=4000, help="steps of 0.5 fs of NVE MD with each model"
@@ -256,7 +255,7 @@ def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
         rows += [[name, *row] for row in zip(gaps, *columns, strict=True)]
         margin = 0.15 * np.ptp(reference)
         axis.set(
-            title=_typeset(name),
+            title=plots.typeset(name),
             xlabel="gap between the closest atoms / Å",
             xlim=(min(gaps) - 0.3, max(gaps) + 0.3),
             ylim=(min(reference) - margin, max(reference) + margin),
@@ -266,12 +265,6 @@ def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
     plots.save(figure, out / "curves.png")
     plots.write_csv(out / "curves.csv", ["dimer", "gap_A", "reference_eV", *calculators], rows)
     print(f"Dissociation curves: {out / 'curves.png'}, {out / 'curves.csv'}")
-
-
-def _typeset(formula: str) -> str:
-    """A formula such as Na(H2O)3+ ... OH2 with the small digits and signs of print."""
-    text = re.sub(r"(?<=[A-Za-z)])(\d)", lambda m: "₀₁₂₃₄₅₆₇₈₉"[int(m[1])], formula)
-    return text.replace("+", "⁺").replace("-", "⁻").replace("...", "···")
 
 
 def _interaction(atoms: Any, calculator: Any) -> float:
@@ -305,7 +298,9 @@ def _nve(out: Path, steps: int, seed: int) -> None:
         axes[0].plot(time_ps, energy - energy.mean(), style[:2], lw=0.9, label=words)
         axes[1].plot(time_ps, table[:, 2], style[:2], lw=0.9, label=LEGENDS[name])
         rows += [[name, *row] for row in table.tolist()]
-    axes[0].set(title=f"{_typeset(NVE_NAME)} at constant energy", ylabel="ΔE total / (meV/atom)")
+    axes[0].set(
+        title=f"{plots.typeset(NVE_NAME)} at constant energy", ylabel="ΔE total / (meV/atom)"
+    )
     axes[0].set_ylim(*(np.array([-1.0, 1.6]) * max(1.0, np.abs(axes[0].get_ylim()).max())))
     axes[1].set(title="temperature", ylabel="temperature / K")
     for axis in axes:
