@@ -45,7 +45,7 @@ TRAINING = {
     "model": "MultipoleMACE",
     "induced": "dipole",
     "total_charge_weight": 100,
-    "r_max": 4.5,
+    "r_max": 4.0,
     "num_interactions": 2,
     "num_channels": 32,
     "max_L": 1,
@@ -57,8 +57,8 @@ TRAINING = {
     "energy_weight": 60,
     "forces_weight": 1,
     "dipole_weight": 10,
-    "lr": 0.01,
-    "head_lr": 0.01,
+    "lr": 0.02,
+    "head_lr": 0.02,
     "scheduler": "ExponentialLR",
     "ema_decay": 0.995,
     "default_dtype": "float32",
@@ -252,7 +252,7 @@ command takes it as `--model demo` (Python: `mace_polmp.load_model("demo")`). MI
   at {bend:.0f} and stretches at {stretch} cm⁻¹ (measured, with anharmonicity: 1595, 3657 and 3756).
 - **Data:** {n_train} structures with energies, forces and dipoles: clusters of up to 8 waters, alone or with up to 6 waters around Na+, Cl− or
   both, up to 4 around H3O+ or OH−, from MD at 150, 300 and 400 K; H2O up to 1000 K; pairs of fragments with gaps of 1.9–7 Å.
-- **Model:** r_max 4.5 Å, two layers of 32 channels, multipoles up to quadrupoles and induced dipoles. It tells the charge of
+- **Model:** r_max 4 Å, two layers of 32 channels, multipoles up to quadrupoles and induced dipoles. It tells the charge of
   a fragment from its atoms (total charges were labels), and needs no `total_charge`; {parameters} parameters, {size:.2f} MB. Trained by `scripts/make_demo_model.py` on one core
   ({epochs} epochs).
 - **Errors (RMSE)** on trajectories and orientations that were not trained on:

@@ -1,8 +1,8 @@
 """`mace_polmp demo`: what a model gives, in about a minute and without training.
 
-The model is the package's own (mace_polmp/data/DEMO.md): water, Na+, Cl−, H3O+, OH− in vacuum,
+The model is the package's own (mace_polmp/data/DEMO.md): water with Na+ or Cl− in vacuum,
 learned from GFN2-xTB. Steps: a hydrogen bond, vibrations with infrared intensities, Born charges,
-and molecular dynamics of a pair of ions in water.
+and molecular dynamics of an ion with its first waters.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     calculator: Any = load_calculator(DEMO_MODEL, default_dtype="float64")
     reference = _reference()
     print(
-        "The model of the package (--model demo): water with Na+, Cl-, H3O+ and OH- in vacuum, "
+        "The model of the package (--model demo): water with Na+ or Cl- in vacuum, "
         "learned from GFN2-xTB; see mace_polmp/data/DEMO.md for what it is not for.\n"
     )
     molecules = _hydrogen_bond(calculator, reference, out)
@@ -206,7 +206,7 @@ def _draw_spectrum(found: dict[str, Any], reference: dict[str, Any], path: Path)
             ylim=(-1.15 * top, 1.45 * top),
         )
         axis.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        axis.legend(frameon=False, loc="upper center", fontsize=9)
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.63, 1.0), fontsize=9)
     axes[0].set_ylabel("intensity of sticks / km/mol")
     plots.save(figure, path)
 
@@ -234,17 +234,17 @@ def _born_charges(
 
 
 def ion_cluster() -> Atoms:
-    """Na+ and Cl− with four waters, to be relaxed."""
+    """Na+ with three waters, to be relaxed."""
     from ase import Atoms
     from ase.build import molecule
 
-    atoms = Atoms("NaCl", [[0.0, 0.0, 0.0], [2.6, 0.0, 0.0]])
-    for direction in ([-0.6, 0.8, 0.0], [-0.6, -0.8, 0.0], [-0.4, 0.0, 0.9], [-0.4, 0.0, -0.9]):
+    atoms = Atoms("Na", [[0.0, 0.0, 0.0]])
+    for angle in (0.0, 120.0, 240.0):
         water = molecule("H2O")
         water.positions -= water.positions[0]
-        towards = np.array(direction) / np.linalg.norm(direction)
+        towards = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle)), 0.0])
         water.rotate(water.positions[1:].mean(0), towards)  # hydrogens away from Na+
-        water.positions += 2.4 * towards
+        water.positions += 2.25 * towards
         atoms += water
     return atoms
 
@@ -260,31 +260,34 @@ def _dynamics(calculator: MultipoleMACECalculator, steps: int, seed: int, out: P
 
     atoms = ion_cluster()
     atoms.calc = calculator
-    relaxed(atoms, 0.05, "Na+ Cl- (H2O)4")
+    relaxed(atoms, 0.05, "Na+(H2O)3")
     write(out / "ions.xyz", atoms, columns=["symbols", "positions"], write_results=False)
     draw_momenta(atoms, 400.0, np.random.default_rng(seed))  # half of it becomes potential energy
     motion = ThermalMotion.of(atoms)
     dynamics = VelocityVerlet(atoms, _STEP * units.fs)
     start = atoms.get_potential_energy()
+    oxygens = np.flatnonzero(atoms.symbols == "O")
     rows = []
     with Trajectory(str(out / "md.traj"), "w", atoms) as trajectory:
         rounds = range(0, steps, _EVERY)
         for done in tqdm(rounds, desc="NVE MD", unit=f"{_EVERY} steps", leave=False, disable=None):
             trajectory.write()
             kinetic, potential = atoms.get_kinetic_energy(), atoms.get_potential_energy() - start
-            dipole = float(np.linalg.norm(atoms.get_dipole_moment()))
+            # of a charged cluster about its centre of mass
+            moment = atoms.get_dipole_moment() - atoms.get_center_of_mass()
+            dipole = float(np.linalg.norm(moment))
             rows.append(
                 (done * _STEP, potential, kinetic, potential + kinetic, motion.temperature(atoms),
-                 atoms.get_distance(0, 1), dipole)
+                 atoms.get_distances(0, oxygens).mean(), dipole)
             )  # fmt: skip
             dynamics.run(min(_EVERY, steps - done))
-    header = ["time_fs", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "NaCl_A"]
+    header = ["time_fs", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "NaO_A"]
     plots.write_csv(out / "md.csv", [*header, "dipole_eA"], rows)
     table = np.array(rows)
     spread = 1000.0 * table[:, 3].std() / len(atoms)
     print(
-        f"4. Molecular dynamics of Na+ Cl- (H2O)4, {steps * _STEP / 1000:g} ps at constant energy\n"
-        f"mean temperature {table[:, 4].mean():.0f} K, Na-Cl distance {table[:, 5].mean():.2f} Å, "
+        f"4. Molecular dynamics of Na+(H2O)3, {steps * _STEP / 1000:g} ps at constant energy\n"
+        f"mean temperature {table[:, 4].mean():.0f} K, Na-O distance {table[:, 5].mean():.2f} Å, "
         f"dipole {table[:, 6].mean():.2f} e Å\nfluctuation of the total energy {spread:.3f} "
         f"meV/atom, of the potential energy {1000 * table[:, 1].std() / len(atoms):.1f}"
     )
@@ -297,7 +300,7 @@ def _draw_dynamics(table: np.ndarray, path: Path) -> None:
     time = table[:, 0]
     for column, label in ((1, "potential"), (2, "kinetic"), (3, "total")):
         axes[0].plot(time, table[:, column], label=label, lw=2.0 if column == 3 else 1.0)
-    axes[0].set(title="Na⁺Cl⁻(H₂O)₄, constant energy", ylabel="energy / eV")
+    axes[0].set(title="Na⁺(H₂O)₃, constant energy", ylabel="energy / eV")
     axes[0].set_ylim(top=1.25 * float(table[:, 1:4].max()) + 0.01)
     axes[0].legend(frameon=False, ncols=3, loc="upper center")
     axes[1].plot(time, table[:, 4], color="C3", lw=1.0)
