@@ -11,7 +11,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["mace_polmp", "mace_polmp.*"]),
-    package_data={"mace_polmp": ["data/*.xyz"]},
+    package_data={"mace_polmp": ["data/*.xyz", "data/*.safetensors", "data/*.json", "data/*.md"]},
     install_requires=[
         "mace-torch>=0.3.16,<0.4",
         "torch>=2.4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from mace_polmp.errors import InputError
 
 T = TypeVar("T")
+
+DEMO_MODEL = "demo"
+"""Stands for the packaged model where a model file is asked for."""
 
 _XYZ = (".xyz", ".extxyz")
 _HYDROGEN = {"D": 2.014, "T": 3.016}
@@ -50,6 +54,19 @@ def shown(items: Iterable[T], words: str, shows: bool = True) -> Iterable[T]:
         items, desc=words, leave=False, delay=2.0, disable=None if shows else True
     )
     return bar
+
+
+def model_file(path: str | Path, what: str = "") -> Path:
+    """A path, if it is that of a file; "demo" is the model that comes with the package.
+
+    A file of that name in the current folder comes first.
+
+    Raises:
+        InputError: as existing_file.
+    """
+    if str(path) == DEMO_MODEL and not Path(path).is_file():
+        return Path(str(resources.files("mace_polmp") / "data" / "demo.safetensors"))
+    return existing_file(path, what)
 
 
 def read_structures(path: str | Path) -> list[Atoms]:

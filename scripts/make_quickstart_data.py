@@ -7,7 +7,7 @@ Run from the root of the repository; it rewrites mace_polmp/data/ (about two min
     python scripts/make_quickstart_data.py
 
 Files (extended XYZ; eV, eV/Å, e Å; the dipole of a charged system is about the coordinate origin):
-    water_ions_train.xyz    clusters from MD, and dimers with gaps of 1.6 to 6 Å
+    water_ions_train.xyz    clusters from MD, and dimers with gaps of 1.9 to 6 Å
     water_ions_valid.xyz    the same kind, other trajectories and orientations
     water_ions_far.xyz      dimers with gaps of 8.5 to 14 Å: beyond the training range and the
                             reach (8 Å) of the quickstart's network
@@ -17,6 +17,7 @@ Files (extended XYZ; eV, eV/Å, e Å; the dipole of a charged system is about th
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,19 @@ from scipy.spatial.transform import Rotation
 from tblite.ase import TBLite
 from tqdm import tqdm
 
-IONS = {"Na": 1, "Cl": -1}
-CLUSTERS = [(2, ""), (3, ""), (5, ""), (2, "Na"), (3, "Na"), (5, "Na"), (1, "Cl"), (3, "Cl")]
-CLUSTERS += [(5, "Cl"), (4, "NaCl")]
+OXIDATION_NUMBERS = {"Na": 1, "Cl": -1, "H": 1, "O": -2}  # their sum is the total charge
+ION_SHAPES = {
+    "Na": Atoms("Na", [[0, 0, 0]]),
+    "Cl": Atoms("Cl", [[0, 0, 0]]),
+    "H3O": Atoms("OH3", [[0, 0, 0], [0.95, 0, 0.2], [-0.47, 0.82, 0.2], [-0.47, -0.82, 0.2]]),
+    "OH": Atoms("OH", [[0, 0, 0], [0, 0, 0.97]]),
+}
+# (number of waters, ion). All fragments of the dimers are among them: their own energies, and those
+# of their vibrations, are what a curve of interaction energies is measured from.
+CLUSTERS = [(n, ion) for ion in ("", "Na", "Cl") for n in (1, 2, 3)]
+TEMPERATURE = 200.0  # K, of the clusters
+FRAGMENT_TEMPERATURE = 150.0  # K, of the fragments of dimers
+LARGEST_FORCE = 2.5  # eV/Å, of dimers: close contacts that no simulation reaches are left out
 # Pairs of fragments, each (number of waters, ion). GFN2-xTB keeps the charge of like ions and of
 # hydrated Na+ however far apart; for Na+ and Cl− it does not (the electron goes back, as it would
 # in vacuum), and bare Na+ takes charge from a distant water, so those pairs are left out.
@@ -49,8 +60,12 @@ DIMERS: list[tuple[Fragment, Fragment]] = [
 
 
 def label(atoms: Atoms, charge: int, config_type: str) -> Atoms | None:
-    """A labelled copy, or None where the self-consistent field does not converge."""
+    """A labelled copy, or None where the self-consistent field does not converge.
+
+    Positions are rounded to the four decimals that the files have.
+    """
     atoms = atoms.copy()
+    atoms.positions = np.round(atoms.positions, 4)
     atoms.calc = TBLite(method="GFN2-xTB", charge=charge, verbosity=0)
     try:
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
@@ -61,15 +76,15 @@ def label(atoms: Atoms, charge: int, config_type: str) -> Atoms | None:
     out.info.update(
         config_type=config_type,
         total_charge=charge,
-        REF_energy=float(energy),
-        REF_dipole=np.asarray(dipole),
+        REF_energy=round(float(energy), 5),
+        REF_dipole=np.round(dipole, 4),
     )
     out.arrays["REF_forces"] = np.asarray(forces)
     return out
 
 
 def total_charge(atoms: Atoms) -> int:
-    return sum(IONS.get(symbol, 0) for symbol in atoms.get_chemical_symbols())
+    return sum(OXIDATION_NUMBERS[symbol] for symbol in atoms.get_chemical_symbols())
 
 
 def random_rotation(atoms: Atoms, rng: np.random.Generator) -> Atoms:
@@ -98,7 +113,7 @@ def place(a: Atoms, b: Atoms, gap: float, direction: np.ndarray) -> Atoms:
 
 
 def build_cluster(n_water: int, ions: str, rng: np.random.Generator) -> Atoms:
-    parts = [Atoms(s, positions=[[0, 0, 0]]) for s in ("Na", "Cl") if s in ions]
+    parts = [ION_SHAPES[name].copy() for name in ION_SHAPES if name in ions]
     parts += [molecule("H2O") for _ in range(n_water)]
     cluster = random_rotation(parts[0], rng)
     for part in parts[1:]:
@@ -109,20 +124,40 @@ def build_cluster(n_water: int, ions: str, rng: np.random.Generator) -> Atoms:
     return cluster
 
 
-def run_md(atoms: Atoms, n_frames: int, rng: np.random.Generator) -> list[Atoms]:
-    """Relax, then Langevin MD at 350 K with a frame every 40 fs."""
+def run_md(
+    atoms: Atoms, n_frames: int, temperature: float, rng: np.random.Generator, every: int = 60
+) -> list[Atoms]:
+    """Relax, then Langevin MD with a frame after every so many fs."""
     atoms = atoms.copy()
     atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
-    BFGS(atoms, logfile=None).run(fmax=0.1, steps=100)
-    spread = np.sqrt(atoms.get_masses() * units.kB * 350)[:, None]
+    BFGS(atoms, logfile=None).run(fmax=0.05, steps=200)
+    spread = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
     atoms.set_momenta(spread * rng.normal(size=(len(atoms), 3)))
-    dynamics = Langevin(atoms, 1.0 * units.fs, temperature_K=350, friction=0.02 / units.fs, rng=rng)
+    dynamics = Langevin(
+        atoms, 1.0 * units.fs, temperature_K=temperature, friction=0.02 / units.fs, rng=rng
+    )
     frames = []
-    dynamics.run(100)
+    dynamics.run(200)
     for _ in range(n_frames):
-        dynamics.run(40)
-        frames.append(atoms.copy())
+        dynamics.run(every)
+        frames.append(Atoms(atoms.numbers, atoms.positions - atoms.positions.mean(0)))
     return frames
+
+
+def cluster_frames(
+    cluster: Fragment,
+    n_frames: int,
+    rng: np.random.Generator,
+    temperature: float = TEMPERATURE,
+    every: int = 60,
+) -> list[Atoms]:
+    """MD of a cluster from the first random arrangement whose self-consistent field converges."""
+    for _ in range(20):
+        try:
+            return run_md(build_cluster(*cluster, rng), n_frames, temperature, rng, every)
+        except CalculationFailed:
+            continue
+    raise RuntimeError(f"no arrangement of {cluster} converges")
 
 
 def relaxed_fragment(fragment: Fragment) -> Atoms:
@@ -143,17 +178,22 @@ def dimer_frames(
     n_each: int, gaps: tuple[float, float], rng: np.random.Generator, config_type: str
 ) -> list[Atoms]:
     frames = []
+    pools = {
+        fragment: run_md(relaxed_fragment(fragment), 40, FRAGMENT_TEMPERATURE, rng)
+        if fragment[0] > 0
+        else [relaxed_fragment(fragment)]
+        for fragment in sorted({f for names in DIMERS for f in names})
+    }
     for names in tqdm(DIMERS, desc=config_type):
-        fragments = [relaxed_fragment(name) for name in names]
         made = 0
         while made < n_each:
-            a, b = (random_rotation(f, rng) for f in fragments)
-            for part in (a, b):
-                part.positions += rng.normal(scale=0.03, size=part.positions.shape)
-            gap = gaps[0] + (gaps[1] - gaps[0]) * rng.random()
+            a, b = (
+                random_rotation(pools[name][rng.integers(len(pools[name]))], rng) for name in names
+            )
+            gap = gaps[0] + (gaps[1] - gaps[0]) * rng.random() ** 1.5  # more contacts
             pair = place(a, b, gap, np.array([0.0, 0.0, 1.0]))
             frame = label(pair, total_charge(pair), config_type)
-            if frame is None or np.abs(frame.arrays["REF_forces"]).max() > 8.0:
+            if frame is None or np.abs(frame.arrays["REF_forces"]).max() > LARGEST_FORCE:
                 continue
             frame.info.update(dimer=" ... ".join(map(fragment_name, names)), gap=round(gap, 4))
             frames.append(frame)
@@ -195,6 +235,17 @@ def _flipped(atoms: Atoms) -> Atoms:
     return atoms
 
 
+def write_frames(path: Path, frames: list[Atoms]) -> None:
+    """Extended XYZ with four decimals and single spaces."""
+    write(path, frames, format="extxyz")
+    lines = []
+    for line in path.read_text().splitlines():
+        if "Properties=" not in line:
+            line = re.sub(r" +", " ", re.sub(r"(\.\d{4})\d+", r"\1", line)).strip()
+        lines.append(line + "\n")
+    path.write_text("".join(lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("mace_polmp/data"))
@@ -206,13 +257,13 @@ def main() -> None:
     train: list[Atoms] = []
     valid: list[Atoms] = []
     for n_water, ions in tqdm(CLUSTERS, desc="clusters"):
-        for target, n_frames in ((train, 6), (train, 6), (train, 6), (train, 6), (valid, 4)):
-            for frame in run_md(build_cluster(n_water, ions, rng), n_frames, rng):
+        for target, n_frames in ((train, 7),) * 10 + ((valid, 3),) * 2:
+            for frame in cluster_frames((n_water, ions), n_frames, rng, every=40):
                 labelled = label(frame, total_charge(frame), "cluster")
                 if labelled is not None:
                     target.append(labelled)
-    train += dimer_frames(30, (1.6, 6.0), rng, "dimer")
-    valid += dimer_frames(5, (1.6, 6.0), rng, "dimer")
+    train += dimer_frames(110, (1.9, 6.0), rng, "dimer")
+    valid += dimer_frames(6, (1.9, 6.0), rng, "dimer")
     far = dimer_frames(8, (8.5, 14.0), rng, "far")
     for name, frames in (
         ("train", train),
@@ -221,7 +272,7 @@ def main() -> None:
         ("curves", curve_frames()),
     ):
         path = args.output / f"water_ions_{name}.xyz"
-        write(path, frames, format="extxyz")
+        write_frames(path, frames)
         print(f"{path}: {len(frames)} frames, {path.stat().st_size / 1024:.0f} KiB")
 
 

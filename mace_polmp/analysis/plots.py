@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ def figure(n_panels: int = 1, size: tuple[float, float] = (7.0, 4.0)) -> tuple[A
 
     made, axes = plt.subplots(1, n_panels, figsize=size, layout="constrained", squeeze=False)
     return made, list(axes[0])
+
+
+def typeset(formula: str) -> str:
+    """A formula such as Na(H2O)3+ ... OH2 with the small digits and signs of print."""
+    text = re.sub(r"(?<=[A-Za-z)])(\d)", lambda m: "₀₁₂₃₄₅₆₇₈₉"[int(m[1])], formula)
+    return text.replace("+", "⁺").replace("-", "⁻").replace("...", "···")
 
 
 def save(made: Any, path: Path) -> None:

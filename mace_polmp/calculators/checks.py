@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mace_polmp.errors import InputError
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.backbone import double_e0s
+from mace_polmp.reading import DEMO_MODEL, model_file
 from mace_polmp.structures import Moved, near_origin
 
 Array = NDArray[np.float64]
@@ -101,7 +102,7 @@ def expand(model_paths: Any) -> list[Path]:
         found = sorted(glob(str(item))) if any(c in str(item) for c in "*?[") else [str(item)]
         if not found:
             raise InputError(f"model_paths: no file matches {item}")
-        paths += [Path(name) for name in found]
+        paths += [model_file(name) if name == DEMO_MODEL else Path(name) for name in found]
     if not paths:
         raise InputError("model_paths: give at least one .model file")
     return paths

@@ -30,7 +30,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         "--model",
         nargs="+",
         required=required,
-        help=".model or .safetensors; several make a committee",
+        help=".model or .safetensors, or demo for the one in the package; several make a committee",
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda, …")
     group.add_argument(

@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.modules.heads import check_head
     from mace_polmp.modules.io import check_device, check_format, load_any
     from mace_polmp.modules.model import MultipoleMACE
-    from mace_polmp.reading import existing_file, read_structures
+    from mace_polmp.reading import model_file, read_structures
     from mace_polmp.upstream import evaluation
 
     check_device(args.device)
     if args.batch_size < 1:
         raise InputError(f"--batch_size must be a whole number of 1 or more, got {args.batch_size}")
-    model = load_any(existing_file(args.model, "--model"))
+    model = load_any(model_file(args.model, "--model"))
     check_head(args.head, getattr(model, "heads", ["Default"]))
     if args.head is None and len(getattr(model, "heads", [""])) > 1:
         # Upstream would take the last one where the names differ in their case.

@@ -7,6 +7,7 @@ import argparse
 from mace_polmp import __version__
 from mace_polmp.cli import (
     check_data,
+    demo,
     evaluate,
     label,
     lammps,
@@ -28,7 +29,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mace_polmp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (quickstart, evaluate, md, lammps, spectrum, modes, models, check_data, label):
+    for module in (
+        demo,
+        quickstart,
+        evaluate,
+        md,
+        lammps,
+        spectrum,
+        modes,
+        models,
+        check_data,
+        label,
+    ):
         module.add_parser(commands)
     return parser
 

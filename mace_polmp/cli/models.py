@@ -33,12 +33,12 @@ def run_convert(args: argparse.Namespace) -> None:
     """Read one kind of file and write the other."""
     from mace_polmp.modules import safe_files
     from mace_polmp.modules.io import load_model, write_model
-    from mace_polmp.reading import existing_file
+    from mace_polmp.reading import model_file
     from mace_polmp.upstream import maceles
 
     if args.target.exists() and not args.overwrite:
         raise InputError(f"{args.target} is there already; give --overwrite or another name")
-    source = existing_file(args.source)
+    source = model_file(args.source)
     notes: tuple[str, ...] = ()
     is_safe = safe_files.is_safe(source) or source.suffix.lower() == safe_files.SUFFIX
     if is_safe or maceles.is_own(source):
@@ -57,9 +57,9 @@ def run_info(args: argparse.Namespace) -> None:
     """Print the model's make."""
     from mace_polmp.modules import MultipoleMACE, safe_files
     from mace_polmp.modules.io import check_format, load_any
-    from mace_polmp.reading import existing_file
+    from mace_polmp.reading import model_file
 
-    if not safe_files.is_safe(existing_file(args.model)):
+    if not safe_files.is_safe(model_file(args.model)):
         print(
             f"{args.model}: a pickle; reading it runs code from the file. If you do not trust its "
             "source, ask for a .safetensors file, which runs none.",

@@ -15,7 +15,7 @@ from mace_polmp.files import write_torch
 from mace_polmp.modules import safe_files
 from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
 from mace_polmp.modules.pickled_names import POLAR_MACE, class_in
-from mace_polmp.reading import existing_file
+from mace_polmp.reading import model_file
 
 
 def check_device(device: str | torch.device, name: str = "--device") -> None:
@@ -40,7 +40,7 @@ def load_any(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.M
         InputError: no such file, or neither a pickled MACE model nor a .safetensors file that can
             be read, or weights that are NaN.
     """
-    path = existing_file(path)
+    path = model_file(path)
     if safe_files.is_safe(path) or path.suffix.lower() == safe_files.SUFFIX:
         return safe_files.load(path, device)
     holds = (class_in(path) or ("", ""))[1]
@@ -70,7 +70,7 @@ def load_any(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.M
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> MultipoleMACE:
-    """The MultipoleMACE that a .model or .safetensors file holds.
+    """The MultipoleMACE that a .model or .safetensors file holds; "demo" is the packaged one.
 
     Raises:
         InputError: no such file, not a model, another kind of model, or a newer format.

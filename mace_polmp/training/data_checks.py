@@ -29,6 +29,8 @@ from mace_polmp.training.labels import check_presence
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.upstream.data import isolated_energy
 
+logger = logging.getLogger(__name__)
+
 _STRESS_LOSSES = ("stress", "huber", "universal")
 
 
@@ -340,7 +342,8 @@ def _check_atomic_energies(
         raise InputError(f"--E0s {found} needs --foundation_model; give --E0s average")
     if known and found is not None and not head.replay:
         names = ", ".join(chemical_symbols[z] for z in sorted(known))
-        logging.warning(
+        # Not logging.warning: before the log is set up that makes the root logger print everything.
+        logger.warning(
             f"{head.name}--E0s does not count for {names}: {path} has IsolatedAtom frames of them"
         )
 

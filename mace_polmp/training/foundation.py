@@ -16,7 +16,7 @@ from mace_polmp.files import write_torch
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.io import check_format, load_any
 from mace_polmp.modules.safe_files import SUFFIX, is_safe
-from mace_polmp.reading import existing_file
+from mace_polmp.reading import DEMO_MODEL, model_file
 from mace_polmp.training.fine_tuning import check_cutoff
 from mace_polmp.upstream.foundation import load_by_name
 
@@ -34,8 +34,13 @@ def check_foundation_model(args: argparse.Namespace) -> torch.nn.Module | None:
     name = args.foundation_model
     if name is None:
         return None
-    is_file = Path(name).exists() or "/" in name or name.lower().endswith(_LOOKS_LIKE_A_FILE)
-    model = load_any(existing_file(name, "--foundation_model")) if is_file else load_by_name(name)
+    is_file = (
+        name == DEMO_MODEL
+        or Path(name).exists()
+        or "/" in name
+        or name.lower().endswith(_LOOKS_LIKE_A_FILE)
+    )
+    model = load_any(model_file(name, "--foundation_model")) if is_file else load_by_name(name)
     if not isinstance(model, ScaleShiftMACE):
         raise InputError(
             f"{name}: holds a {type(model).__name__}, not a ScaleShiftMACE or MultipoleMACE; give "

@@ -23,7 +23,9 @@ def test_held_out_dimers_lie_beyond_training_and_the_networks_reach():
     assert len(train) > 100 and len(far) > 50
     assert max(train) <= 6.0 and min(far) > 8.0  # 2 layers of 4 Å
     for atoms in read(data_file("curves"), ":"):
-        assert gap(atoms, atoms.info["n_first"]) == pytest.approx(atoms.info["gap"], abs=1e-6)
+        assert gap(atoms, atoms.info["n_first"]) == pytest.approx(
+            atoms.info["gap"], abs=2e-4
+        )  # positions have four decimals
 
 
 def test_reference_curves_end_as_point_charges():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from mace import modules
@@ -321,3 +322,11 @@ def test_the_scale_of_energies_is_that_of_the_labels_that_count(double, name):
     if name == "rms_forces_scaling":
         expected = original(loader(forces), zero)
     assert scale == pytest.approx(expected[1]) and scale > 0.1
+
+
+def test_forces_of_three_atoms_need_not_be_symmetric():
+    """They are three by three, as a stress is."""
+    water = Atoms("OH2", [[0, 0, 0], [0.8, 0.6, 0], [-0.8, 0.6, 0]])
+    water.info["REF_energy"] = -1.0
+    water.arrays["REF_forces"] = np.arange(9.0).reshape(3, 3)
+    assert {"energy", "forces"} <= set(check_frame(water, RULES, "frame").values)

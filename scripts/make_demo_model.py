@@ -1,0 +1,312 @@
+#!/usr/bin/env python
+"""Make the model of `mace_polmp demo`: water, Na+, Cl−, H3O+ and OH− in vacuum, of GFN2-xTB.
+
+    python scripts/make_demo_model.py --work_dir demo_training
+
+labels structures with tblite (pip install 'mace-polmp[data]'; minutes), trains with mace_run_train
+(one core: half an hour or more), and writes to mace_polmp/data:
+    demo.safetensors      the model, single precision
+    demo_reference.json   what GFN2-xTB says about H2O and its dimer, to compare with
+    DEMO.md               the model card, with errors on structures held out
+Run again after an interruption it goes on: data and checkpoints are in the work folder. With
+--minutes the training ends in time and takes the best weights so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import make_quickstart_data as make
+import numpy as np
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.calculator import CalculationFailed
+from ase.io import read
+from ase.optimize import BFGS
+from tblite.ase import TBLite
+from tqdm import tqdm
+
+DATA = Path(__file__).parents[1] / "mace_polmp" / "data"
+CLUSTERS = [(n, "") for n in range(2, 9)]
+CLUSTERS += [(n, ion) for ion in ("Na", "Cl") for n in range(1, 7)]
+CLUSTERS += [(n, "NaCl") for n in range(2, 7)]
+CLUSTERS += [(n, ion) for ion in ("H3O", "OH") for n in range(1, 5)]
+TEMPERATURES = (150.0, 300.0, 400.0)
+PAIRS = [*make.DIMERS, ((2, ""), (1, "")), ((3, ""), (1, "Cl")), ((4, ""), (2, ""))]
+IONS = (("Na", 1), ("Cl", -1))
+TRAINING = {
+    "model": "MultipoleMACE",
+    "induced": "dipole",
+    "total_charge_weight": 100,
+    "r_max": 4.0,
+    "num_interactions": 2,
+    "num_channels": 32,
+    "max_L": 1,
+    "max_ell": 2,
+    "correlation": 2,
+    "batch_size": 16,
+    "valid_batch_size": 64,
+    "E0s": "average",
+    "energy_weight": 60,
+    "forces_weight": 1,
+    "dipole_weight": 10,
+    "lr": 0.02,
+    "head_lr": 0.02,
+    "scheduler": "ExponentialLR",
+    "ema_decay": 0.995,
+    "default_dtype": "float32",
+    "error_table": "PerAtomRMSE",
+    "plot": "False",
+    "seed": 1,
+}
+
+
+def labelled(frames: list[Atoms], kind: str) -> list[Atoms]:
+    """The frames whose self-consistent field converges, labelled."""
+    found = (make.label(frame, make.total_charge(frame), kind) for frame in frames)
+    return [frame for frame in found if frame is not None]
+
+
+def isolated_ions() -> list[Atoms]:
+    """Na+ and Cl− alone, as IsolatedAtom frames: their energies are the E0s of their elements.
+
+    An atom without neighbours has the energy E0 in a MACE and nothing else. An average E0 is 0.7 eV
+    off that of Cl−, which would spoil all dimers in which a bare Cl− is beyond the cutoff.
+    """
+    found = [make.label(make.ION_SHAPES[ion], charge, "IsolatedAtom") for ion, charge in IONS]
+    return [atoms for atoms in found if atoms is not None]
+
+
+def trajectory(
+    cluster: make.Fragment, n_frames: int, temperature: float, rng: np.random.Generator
+) -> list[Atoms]:
+    """Labelled snapshots; of what falls apart or does not converge, none."""
+    try:
+        return labelled(
+            make.cluster_frames(cluster, n_frames, rng, temperature, every=25), "cluster"
+        )
+    except (CalculationFailed, RuntimeError):
+        return []
+
+
+def make_data(folder: Path, seed: int) -> None:
+    """train.xyz, valid.xyz and test.xyz, each of trajectories and orientations of its own."""
+    sizes = {"test": (4, 8), "valid": (3, 6), "train": (18, 60)}  # by trajectory, by pair
+    for number, (name, (by_trajectory, by_pair)) in enumerate(sizes.items()):
+        path = folder / f"{name}.xyz"
+        if path.exists():
+            continue
+        rng = np.random.default_rng([seed, number])
+        frames: list[Atoms] = []
+        for cluster in tqdm(CLUSTERS, desc=f"{name}: clusters"):
+            for temperature in TEMPERATURES:
+                frames += trajectory(cluster, by_trajectory, temperature, rng)
+        for temperature in (100.0, 300.0, 600.0, 1000.0):
+            frames += trajectory((1, ""), 2 * by_trajectory, temperature, rng)
+        for ion in ("H3O", "OH"):
+            frames += trajectory((0, ion), by_trajectory, 300.0, rng)
+        if name == "train":
+            frames = isolated_ions() + frames
+        make.DIMERS = PAIRS
+        frames += make.dimer_frames(by_pair, (1.9, 7.0), rng, "dimer")
+        partial = path.with_suffix(".part.xyz")
+        make.write_frames(partial, frames)
+        partial.rename(path)
+        print(f"{path}: {len(frames)} frames, {sum(map(len, frames))} atoms")
+
+
+def train(folder: Path, epochs: int, minutes: float) -> None:
+    """One training, gone on with where it was stopped; a second call takes the best weights."""
+    settings = {
+        **TRAINING,
+        "name": "demo",
+        "work_dir": folder,
+        "train_file": folder / "train.xyz",
+        "valid_file": folder / "valid.xyz",
+        "lr_scheduler_gamma": 0.01 ** (1.0 / epochs),
+    }
+    command = [sys.executable, "-m", "mace_polmp.cli.run_train", "--ema", "--restart_latest"]
+    command += [f"--{key}={value}" for key, value in settings.items()]
+    with open(folder / "demo.out", "ab") as log:
+        process = subprocess.Popen(
+            [*command, f"--max_num_epochs={epochs}"], stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            if process.wait(timeout=60.0 * minutes) != 0:
+                raise SystemExit(f"the training failed; see {folder / 'demo.out'}")
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            print(f"stopped after {minutes:g} minutes; the best weights so far are taken")
+            subprocess.run(
+                [*command, "--max_num_epochs=1"], stdout=log, stderr=subprocess.STDOUT, check=True
+            )
+
+
+def gfn2(atoms: Atoms) -> Atoms:
+    atoms.calc = TBLite(method="GFN2-xTB", charge=0, accuracy=0.01, verbosity=0)
+    return atoms
+
+
+def harmonic(atoms: Atoms) -> dict[str, Any]:
+    """Wavenumbers, intensities and Born charges of GFN2-xTB by central differences of 0.005 Å."""
+    from mace_polmp.analysis import modes
+    from mace_polmp.analysis.rigid import rigid_motions
+
+    step, n = 0.005, len(atoms)
+    hessian, born = np.zeros((3 * n, 3 * n)), np.zeros((n, 3, 3))
+    for i in range(n):
+        for axis in range(3):
+            forces, dipoles = [], []
+            for sign in (1, -1):
+                moved = gfn2(atoms.copy())
+                moved.positions[i, axis] += sign * step
+                forces.append(moved.get_forces().ravel())
+                dipoles.append(moved.get_dipole_moment())
+            hessian[3 * i + axis] = -(forces[0] - forces[1]) / (2 * step)
+            born[i, :, axis] = (dipoles[0] - dipoles[1]) / (2 * step)
+    masses = atoms.get_masses()
+    found = modes.normal_modes(
+        hessian, masses, rigid_motions(atoms.positions, masses, rotations=True)
+    )
+    return {
+        "wavenumbers_cm-1": np.round(found.frequency, 1).tolist(),
+        "intensities_km/mol": np.round(modes.infrared_intensities(found, born), 2).tolist(),
+        "mean_born_charges_e": np.round(np.einsum("naa->n", born) / 3, 3).tolist(),
+    }
+
+
+def reference() -> dict[str, Any]:
+    """H2O and its dimer relaxed with GFN2-xTB."""
+    water = gfn2(molecule("H2O"))
+    BFGS(water, logfile=None).run(fmax=0.001)
+    dimer = gfn2(
+        Atoms(
+            "OH2OH2",
+            [[-1.46, 0, 0.1], [-1.8, 0.1, -0.8], [-0.5, 0, 0], [1.4, 0, 0], [1.75, 0.75, 0.4],
+             [1.75, -0.75, 0.4]],
+        )
+    )  # fmt: skip
+    BFGS(dimer, logfile=None).run(fmax=0.001, steps=1000)
+    binding = dimer.get_potential_energy() - 2 * water.get_potential_energy()
+    both = {}
+    for name, atoms in (("H2O", water), ("(H2O)2", dimer)):
+        both[name] = {
+            "dipole_eA": round(float(np.linalg.norm(atoms.get_dipole_moment())), 4),
+            **harmonic(atoms),
+        }
+    both["(H2O)2"] |= {
+        "binding_energy_eV": round(float(binding), 4),
+        "oxygen_distance_A": round(float(dimer.get_distance(0, 3)), 3),
+        "symbols": dimer.get_chemical_formula("reduce"),
+        "positions_A": np.round(dimer.positions, 4).tolist(),
+    }
+    return both
+
+
+def errors(model: Path, folder: Path) -> tuple[str, list[Atoms]]:
+    """A table of RMSEs on the test frames, and those frames."""
+    from mace_polmp.analysis.errors import ErrorMeasures
+    from mace_polmp.calculators.comparison import compare
+    from mace_polmp.calculators.loading import load_calculator
+
+    calculator = load_calculator(model, default_dtype="float64")
+    frames = read(folder / "test.xyz", ":")
+    groups = {
+        "water": lambda a: a.info["config_type"] == "cluster" and set(a.symbols) == {"H", "O"}
+        and a.info["total_charge"] == 0,
+        "H3O+ and OH- in water": lambda a: a.info["config_type"] == "cluster"
+        and set(a.symbols) <= {"H", "O"} and a.info["total_charge"] != 0,
+        "Na+ and Cl- in water": lambda a: a.info["config_type"] == "cluster"
+        and bool({"Na", "Cl"} & set(a.symbols)),
+        "two fragments, gaps 1.9-7 Å": lambda a: a.info["config_type"] == "dimer",
+        "all": lambda a: True,
+    }  # fmt: skip
+    lines = ["| structures | frames | energy, meV/atom | forces, meV/Å | dipole, e Å |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for name, chosen in groups.items():
+        mine = [atoms for atoms in frames if chosen(atoms)]
+        found = compare(calculator, mine)
+        per_atom = [(a.info["REF_energy"], len(a)) for a in mine]
+        difference = np.subtract(*found["energy"].values()) / [n for _, n in per_atom]
+        energy = 1000.0 * float(np.sqrt(np.mean(difference**2)))
+        forces = 1000.0 * ErrorMeasures.of(*found["forces"].values()).rmse
+        dipole = ErrorMeasures.of(*found["dipole"].values()).rmse
+        lines.append(f"| {name} | {len(mine)} | {energy:.2f} | {forces:.1f} | {dipole:.3f} |")
+    return "\n".join(lines), frames
+
+
+CARD = """# The demo model
+
+`demo.safetensors` is a small MultipoleMACE of water with Na+, Cl−, H3O+ and OH− in vacuum. `mace_polmp demo` shows what it does, and every
+command takes it as `--model demo` (Python: `mace_polmp.load_model("demo")`). MIT licence, like the package.
+
+- **Reference:** GFN2-xTB (Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019)) as in tblite, with the errors of that method: H2O bends
+  at {bend:.0f} and stretches at {stretch} cm⁻¹ (measured, with anharmonicity: 1595, 3657 and 3756).
+- **Data:** {n_train} structures with energies, forces and dipoles: clusters of up to 8 waters, alone or with up to 6 waters around Na+, Cl− or
+  both, up to 4 around H3O+ or OH−, from MD at 150, 300 and 400 K; H2O up to 1000 K; pairs of fragments with gaps of 1.9–7 Å.
+- **Model:** r_max 4 Å, two layers of 32 channels, multipoles up to quadrupoles and induced dipoles. It tells the charge of
+  a fragment from its atoms (total charges were labels), and needs no `total_charge`; {parameters} parameters, {size:.2f} MB. Trained by `scripts/make_demo_model.py` on one core
+  ({epochs} epochs).
+- **Errors (RMSE)** on trajectories and orientations that were not trained on:
+
+{table}
+
+**Not for** research: liquid water or solutions in a periodic cell (it has seen clusters only), other elements, ions of unlike charge that leave each
+other, reactions other than proton transfer, Raman spectra (there were no labels of polarizabilities), temperatures above 400 K. Its ions are those of GFN2-xTB.
+"""  # noqa: E501
+
+
+def publish(folder: Path) -> None:
+    """Write the model, the reference and the model card to mace_polmp/data."""
+    from mace_polmp.modules.io import load_model, write_model
+
+    model = load_model(folder / "demo.model").float()
+    target = DATA / "demo.safetensors"
+    write_model(model, target)
+    found = reference()
+    (DATA / "demo_reference.json").write_text(json.dumps(found, indent=1) + "\n")
+    table, _ = errors(target, folder)
+    waves = found["H2O"]["wavenumbers_cm-1"]
+    results = (folder / "results" / "demo_run-1_train.txt").read_text().splitlines()
+    evaluations = [json.loads(line) for line in results if '"eval"' in line]
+    card = CARD.format(
+        bend=waves[0],
+        stretch=" and ".join(f"{wave:.0f}" for wave in waves[1:]),
+        n_train=len(read(folder / "train.xyz", ":")),
+        parameters=sum(p.numel() for p in model.parameters()),
+        size=target.stat().st_size / 1e6,
+        epochs=1 + max(e["epoch"] for e in evaluations if e["epoch"] is not None),
+        table=table,
+    )
+    (DATA / "DEMO.md").write_text(card)
+    print(card)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work_dir", type=Path, default=Path("demo_training"))
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training in this call")
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--only", choices=("data", "train", "publish"), help="one step of three")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    if args.only in (None, "data"):
+        make_data(args.work_dir, args.seed)
+    if args.only in (None, "train"):
+        train(args.work_dir, args.epochs, args.minutes)
+    if args.only in (None, "publish"):
+        publish(args.work_dir)
+
+
+if __name__ == "__main__":
+    main()
