@@ -12,7 +12,6 @@ from mace_polmp.analysis import plots
 from mace_polmp.analysis.errors import Comparison, ErrorMeasures
 from mace_polmp.cli.common import add_model_options, checked, make_calculator
 from mace_polmp.errors import InputError
-from mace_polmp.labels import names_in
 from mace_polmp.quantities import QUANTITIES, find
 
 if TYPE_CHECKING:
@@ -90,6 +89,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_keys(keys: dict[str, str], frames: list[Any], where: str) -> None:
     """Refuse a name of a label that was asked for and that no frame has."""
+    from mace_polmp.labels import names_in
+
     for name, key in keys.items():
         if key != QUANTITIES[name].key and all(find(atoms, key) is None for atoms in frames):
             raise InputError(
