@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 _BEFORE_NAPOLEON = 400
@@ -29,7 +30,15 @@ def _process(
         lines[:] = [escaped(line) for line in lines]
 
 
+def _dashes(app: Sphinx, doctree: nodes.document) -> None:
+    """A dash between an argument and what it is, where Sphinx puts two hyphens."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Escape before napoleon makes sections of Args and Raises."""
     app.connect("autodoc-process-docstring", _process, priority=_BEFORE_NAPOLEON)
+    app.connect("doctree-read", _dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -107,7 +107,8 @@ def shown_flag(action: argparse.Action) -> str:
     formatter = argparse.HelpFormatter("", width=10_000)
     if not action.option_strings:
         return action.metavar if isinstance(action.metavar, str) else action.dest
-    value = "" if action.nargs == 0 else formatter._format_args(action, action.dest.upper())
+    value = "" if action.nargs == 0 else formatter._format_args(action, "VALUE")
+    value = re.sub(r"^(.+) \[\1 \.\.\.\]$", r"\1 ...", value)
     return f"{action.option_strings[-1]} {value}".strip()
 
 
@@ -118,7 +119,7 @@ def flag_rows(actions: Iterable[argparse.Action], anchor: str) -> list[Row]:
         if isinstance(action, argparse._HelpAction | argparse._VersionAction):
             continue
         name = f"[{code(shown_flag(action))}]{{#{anchor}{action.dest.replace('_', '-')}}}"
-        rows.append((name, shown_default(action), plain(action.help or "")))
+        rows.append((name, shown_default(action), plain((action.help or "").replace("%%", "%"))))
     return rows
 
 
@@ -164,7 +165,10 @@ def commands_page() -> str:
         "exit status 1.",
         table(
             ("command", "what it does"),
-            [(f"[`mace_polmp {name}`](#command-{name})", plain(summaries[name])) for name in commands]
+            [
+                (f"[`mace_polmp {name}`](#command-{name})", plain(summaries[name]))
+                for name in commands
+            ]
             + [
                 ("[`mace_run_train`](flags.md)", "trains a model"),
                 ("[`mace_eval_configs`](#command-mace-eval-configs)", "writes a model's results"),
@@ -177,8 +181,9 @@ def commands_page() -> str:
     own = eval_configs.build_parser()
     out += [
         "(command-mace-eval-configs)=\n## mace_eval_configs",
-        "mace-torch's command, which also writes the electrical outputs of a MultipoleMACE. Its own "
-        "flags are printed by `mace_eval_configs --help`; of MultipoleMACE models there is one more:",
+        "mace-torch's command, which also writes the electrical outputs of a MultipoleMACE. Its "
+        "own flags are printed by `mace_eval_configs --help`; there is one more for MultipoleMACE "
+        "models:",
         table(("flag", "default", "meaning"), flag_rows(own._actions, "eval-configs-")),
         "`mace_polmp_eval_configs` is the same command under a name that nothing else installs.",
     ]
@@ -246,9 +251,11 @@ def flags_page() -> str:
 
 def shape_of(per_atom: bool, shape: tuple[int, ...]) -> str:
     """A shape as the documentation writes it."""
-    return str(["n_atoms", *shape] if per_atom else list(shape)).replace("'", "") if (
-        per_atom or shape
-    ) else "number"
+    return (
+        str(["n_atoms", *shape] if per_atom else list(shape)).replace("'", "")
+        if (per_atom or shape)
+        else "number"
+    )
 
 
 def label_rows() -> list[Row]:
