@@ -272,7 +272,7 @@ def label_rows() -> list[Row]:
         rows.append(
             (
                 name.replace("_", " "),
-                code(quantity.key),
+                f"{code(quantity.key)} ({code(f'--{name}_key')})",
                 quantity.label_unit,
                 shape_of(quantity.per_atom, quantity.shape),
                 ", ".join(quantity.trained),
@@ -318,10 +318,12 @@ def labels_page() -> str:
             "A key is the name of a label in an extended XYZ file. `--energy_key`, `--forces_key` "
             "and so on give labels other names. A label that belongs to atoms is a column of the "
             "file, one of the structure is in its comment line. A weight of 0 means that a "
-            "training does not use the label unless you ask for it. In other boundary conditions "
-            "than those of the table a label is refused, or needs the weight 0 in its frame.",
+            "training does not use the label unless you ask for it. A model is trained on a label "
+            "in structures with the boundary conditions of the table only: open (`pbc` F F F), "
+            "slab (T T F, in any order) or periodic (T T T). In other structures a label that a "
+            "training uses is refused, unless its frame gives it the weight 0.",
             table(
-                ("label", "key", "unit", "shape", "trained in structures that are", "weight"),
+                ("label", "key and its flag", "unit", "shape", "structures", "weight, default"),
                 label_rows(),
             ),
             "Tensors may be nine numbers (xx, xy, xz, yx, …), symmetric ones also the six of "
