@@ -95,7 +95,7 @@ def test_the_reference_has_every_flag_and_command(tmp_path):
                 assert (action.option_strings or [action.dest])[-1] in commands
     labels = (tmp_path / "labels.md").read_text(encoding="utf-8")
     for name, quantity in LABELS.items():
-        assert f"`{quantity.key}` (`--{name}_key`)" in labels
+        assert f"| `{name}` | `{quantity.key}` |" in labels
 
 
 def test_the_reference_has_every_result_of_the_calculator(tmp_path):
