@@ -26,6 +26,12 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "mypy>=1.10", "tblite>=0.5"],
+        "docs": [
+            "sphinx>=9,<10; python_version >= '3.11'",
+            "furo>=2025.9; python_version >= '3.11'",
+            "myst-parser>=5; python_version >= '3.11'",
+            "latex2mathml>=3.78",
+        ],
         "label": ["tblite>=0.5"],
         "data": ["tblite>=0.5"],
         "benchmarks": ["torch-pme>=0.5"],
