@@ -20,7 +20,6 @@ setup(
         "scipy>=1.10",
         "matplotlib>=3.7,<3.11",  # mace-torch 0.3.16 draws its plots up to 3.10
         "matscipy>=1.0",
-        "prettytable>=3.0",
         "safetensors>=0.4",
         "tqdm>=4.60",
     ],
