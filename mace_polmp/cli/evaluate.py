@@ -18,7 +18,6 @@ from mace_polmp.cli.common import (
     make_calculator,
 )
 from mace_polmp.errors import InputError
-from mace_polmp.labels import names_in
 from mace_polmp.quantities import QUANTITIES, find
 from mace_polmp.unit_names import ENERGY_PER_ATOM, with_unit
 
@@ -105,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_keys(keys: dict[str, str], frames: list[Any], where: str) -> None:
     """Refuse a name of a label that was asked for and that no frame has."""
+    from mace_polmp.labels import names_in
+
     for name, key in keys.items():
         if key != QUANTITIES[name].key and all(find(atoms, key) is None for atoms in frames):
             raise InputError(
