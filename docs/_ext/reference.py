@@ -271,12 +271,12 @@ def label_rows() -> list[Row]:
         weight = own.get(flag, parser.get_default(flag))
         rows.append(
             (
-                name.replace("_", " "),
+                code(name),
                 code(quantity.key),
                 quantity.label_unit,
                 shape_of(quantity.per_atom, quantity.shape),
                 ", ".join(quantity.trained),
-                f"`--{flag}` ({weight:g})",
+                f"{weight:g}",
             )
         )
     return rows
@@ -315,21 +315,25 @@ def labels_page() -> str:
             "# Labels and results",
             "What a training file may say of each structure, and what a model says of it.",
             "(reference-labels)=\n## Labels",
-            "A key is the name of a label in an extended XYZ file. `--energy_key`, `--forces_key` "
-            "and so on give labels other names. A label that belongs to atoms is a column of the "
-            "file, one of the structure is in its comment line. A weight of 0 means that a "
-            "training does not use the label unless you ask for it. In other boundary conditions "
-            "than those of the table a label is refused, or needs the weight 0 in its frame.",
+            "A key is the name of a label in an extended XYZ file. A label that belongs to atoms "
+            "is a column of the file, one of the structure is in its comment line. With the name "
+            "of a label, `--NAME_key` gives it another key, and `--NAME_weight` its weight in the "
+            "loss, such as `--born_charges_key` and `--born_charges_weight`. The table has the "
+            "defaults; a label with the weight 0 is not used. A model is trained on a label in "
+            "structures with the boundary conditions of the table only: open (`pbc` F F F), "
+            "slab (T T F, in any order) or periodic (T T T). In other structures a label that a "
+            "training uses is refused, unless its frame gives it the weight 0.",
             table(
-                ("label", "key", "unit", "shape", "trained in structures that are", "weight"),
+                ("label", "key", "unit", "shape", "structures", "weight"),
                 label_rows(),
             ),
-            "Tensors may be nine numbers (xx, xy, xz, yx, …), symmetric ones also the six of "
-            "ASE's order (xx, yy, zz, yz, xz, xy) where they are stresses or virials. Born charges "
+            "Tensors may be nine numbers (xx, xy, xz, yx, …), stresses and virials "
+            "also the six of ASE's order (xx, yy, zz, yz, xz, xy). Born charges "
             "are nine columns, polarization first: ∂P_x/∂x, ∂P_x/∂y, …",
             "(reference-results)=\n## Results of a model",
             "Under these names `MultipoleMACECalculator` has its results. `mace_eval_configs` "
-            "writes them with `MACE_` before the name.",
+            "writes those that need not be asked for with `MACE_` before the name, and with "
+            "`--compute_bec` Born charges as `MACE_BEC`.",
             table(("result", "shape", "unit", "meaning"), result_rows()),
         ]
     )

@@ -101,13 +101,13 @@ class LongRangeOptions:
     )
     smearing: float = option(
         1.0,
-        "sigma (Ang): two unit charges interact as erf(r / (sqrt(2) sigma)) / r, so that each "
-        "multipole is a Gaussian of standard deviation sigma / sqrt(2)",
+        "σ (Å): two unit charges interact as erf(r / (√2 σ)) / r, so that each "
+        "multipole is a Gaussian of standard deviation σ/√2",
         float,
         limits=(0.05, 20.0),
     )
     kspace_spacing: float = option(
-        2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Ang)", float, limits=(0.05, 20.0)
+        2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Å)", float, limits=(0.05, 20.0)
     )
     kspace_taper: float = option(
         0.1,
