@@ -17,6 +17,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from mace_polmp.errors import InputError
+from mace_polmp.unit_names import CHARGE, DIPOLE, ENERGY, FORCE, POLARIZABILITY, STRESS
 
 OPEN, WIRE, SLAB, PERIODIC = "open", "wire", "slab", "periodic"
 _BOUNDARIES = (OPEN, WIRE, SLAB, PERIODIC)
@@ -61,14 +62,14 @@ class Quantity:
 
 
 LABELS = {
-    "energy": Quantity("REF_energy", "energy", (), False, "meV", 1e3),
-    "forces": Quantity("REF_forces", "forces", (3,), True, "meV/Å", 1e3),
+    "energy": Quantity("REF_energy", "energy", (), False, ENERGY, 1e3),
+    "forces": Quantity("REF_forces", "forces", (3,), True, FORCE, 1e3),
     "stress": Quantity(
         "REF_stress",
         "stress",
         (3, 3),
         False,
-        "meV/Å³",
+        STRESS,
         1e3,
         defined=(SLAB, PERIODIC),
         trained=(SLAB, PERIODIC),
@@ -78,20 +79,20 @@ LABELS = {
         "",
         (3, 3),
         False,
-        "meV",
+        ENERGY,
         1e3,
         defined=(SLAB, PERIODIC),
         trained=(SLAB, PERIODIC),
     ),
     "dipole": Quantity(
-        "REF_dipole", "dipole", (3,), False, "e Å", defined=(OPEN,), trained=(OPEN,)
+        "REF_dipole", "dipole", (3,), False, DIPOLE, defined=(OPEN,), trained=(OPEN,)
     ),
     "polarizability": Quantity(
         "REF_polarizability",
         "electronic_polarizability",
         (3, 3),
         False,
-        "e² Å²/eV",
+        POLARIZABILITY,
         trained=(OPEN,),
     ),
     "born_charges": Quantity(
@@ -99,11 +100,11 @@ LABELS = {
         "born_charges",
         (3, 3),
         True,
-        "e",
+        CHARGE,
         defined=(OPEN, PERIODIC),
         trained=(OPEN, PERIODIC),
     ),
-    "total_charge": Quantity("total_charge", "", (), False, "e"),
+    "total_charge": Quantity("total_charge", "", (), False, CHARGE),
 }
 """All labels of structures by name."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,9 @@ def named(base: Path, ending: str) -> Path:
 def run_command(name: str, command: Callable[[], None]) -> None:
     """Run a command; an InputError becomes one line on stderr and exit status 1."""
     hide_notices()
+    for stream in (sys.stdout, sys.stderr):  # Å is written as ? where a terminal has no Å
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         command()
     except InputError as error:

@@ -284,7 +284,9 @@ def _compare(
 ) -> None:
     """Print how the method's dipoles agree with those of the file."""
     from mace_polmp.analysis.errors import ErrorMeasures
+    from mace_polmp.analysis.tables import r_squared, significant
     from mace_polmp.analysis.verdict import slope_of
+    from mace_polmp.unit_names import DIPOLE
 
     pairs = [
         (np.ravel(find(frames[n], args.dipole_key)), np.ravel(labels["dipole"]))
@@ -299,8 +301,9 @@ def _compare(
     true, computed = (np.concatenate(x).astype(float) for x in zip(*pairs, strict=True))
     measures = ErrorMeasures.of(true, computed)
     print(
-        f"  against the dipoles of {len(pairs)} structures in the file: {method} R2 "
-        f"{measures.r2:.3f}, slope {slope_of(true, computed):.2f}, RMSE {measures.rmse:.3f} e Å"
+        f"  against the dipoles of {len(pairs)} structures in the file: {method} R² "
+        f"{r_squared(measures.r2)}, slope {slope_of(true, computed):.2f}, RMSE "
+        f"{significant(measures.rmse)} {DIPOLE}"
     )
 
 

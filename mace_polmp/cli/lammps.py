@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
         type=float,
         nargs=3,
         metavar=("X", "Y", "Z"),
-        help="uniform field, V/Ang, along directions without periodicity",
+        help="uniform field, V/Å, along directions without periodicity",
     )
     parser.add_argument(
         "--energies",

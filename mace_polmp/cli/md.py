@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mace_polmp.analysis.plots import names
 from mace_polmp.cli.common import (
     HelpWithDefaults,
     add_model_options,
@@ -78,16 +79,16 @@ def add_parser(commands: Any) -> None:
         "--observables",
         nargs="*",
         default=["dipole"],
-        help="dipole (e Ang), current (sum of Born charges times velocities, e Ang/fs: for "
+        help="dipole (e Å), current (sum of Born charges times velocities, e Å/fs: for "
         "infrared spectra of periodic structures), polarizability (for Raman spectra), charges (e) "
-        "and atomic_dipoles (e Ang) of the atoms, permanent plus induced",
+        "and atomic_dipoles (e Å) of the atoms, permanent plus induced",
     )
     field = parser.add_argument_group("external field")
     field.add_argument(
-        "--field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="uniform field, V/Ang"
+        "--field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="uniform field, V/Å"
     )
     field.add_argument(
-        "--field_wavenumber", type=float, help="let the field oscillate as a cosine, cm^-1"
+        "--field_wavenumber", type=float, help="let the field oscillate as a cosine, cm⁻¹"
     )
     field.add_argument(
         "--field_pulse",
@@ -125,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
     )
     where = f"{args.structure}: frame {args.frame}"
     atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
+    atoms.info["model"] = names(args.model)  # frames say what made them
     same = ["head", "default_dtype", "epsilon_infinity", "divide_by_chi", "sum_rule"]
     same += ["field", "field_wavenumber", "field_pulse"]
     # Models and structures are compared by what they are, not by where they are.
