@@ -35,7 +35,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("kind", help="ir, raman, dielectric or rdf (radial distribution)")
     parser.add_argument("trajectory", type=Path, help="file that ASE reads, of every frame")
     parser.add_argument(
-        "--output", type=Path, help="name without ending of the CSV and PNG; trajectory_KIND if not"
+        "--output",
+        type=Path,
+        help="name without ending of the CSV, PNG and SVG; trajectory_KIND if not",
     )
     parser.add_argument(
         "--timestep", type=float, help="fs between frames, where frames do not say their time"
