@@ -36,7 +36,7 @@ class Quantity:
         result: its name among a calculator's results; empty where it has none.
         shape: of one label, without atoms.
         per_atom: whether each atom has one.
-        unit: as shown.
+        unit: of errors in tables.
         factor: from eV, Å, e to the unit.
         defined: boundary conditions in which a prediction and a label mean the same.
         trained: boundary conditions in which a model can be trained on it.
@@ -50,6 +50,11 @@ class Quantity:
     factor: float = 1.0
     defined: tuple[str, ...] = _EVERYWHERE
     trained: tuple[str, ...] = _EVERYWHERE
+
+    @property
+    def label_unit(self) -> str:
+        """The unit of labels in files and of results; `unit` is that of tables of errors."""
+        return self.unit if self.factor == 1.0 else self.unit.removeprefix("m")
 
     def full_shape(self, n_atoms: int) -> tuple[int, ...]:
         """Of the label of a structure."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
 
 from mace_polmp.errors import InputError
 from mace_polmp.units import WAVENUMBER
@@ -98,7 +98,7 @@ def power_spectrum(series: Array, timestep: float, resolution: float) -> tuple[A
         InputError: the series is too short for the resolution.
     """
     lag = window_lag(len(series), timestep, resolution)
-    window = signal.windows.gaussian(2 * lag + 1, _window_width(resolution) / timestep)[lag:]
+    window = np.exp(-0.5 * (np.arange(lag + 1) * timestep / _window_width(resolution)) ** 2)
     correlation = autocorrelation(series, lag) * window
     # Zeros make the points of the spectrum denser: at least six to a line.
     wanted = int(6.0 * 2.0 * math.pi / (WAVENUMBER * resolution * timestep))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
-from scipy.integrate import cumulative_trapezoid
 
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.analysis.sampling import nyquist
@@ -75,6 +74,8 @@ def polarization_change(current: Array, timestep: float) -> Array:
             f"{nyquist(timestep):.0f} cm⁻¹ become a drift; at most "
             f"{timestep * nyquist(timestep) / LEAST_WAVENUMBER:.2g} fs are possible"
         )
+    from scipy.integrate import cumulative_trapezoid  # slow to load
+
     change: Array = cumulative_trapezoid(current, dx=timestep, axis=0, initial=0.0)
     return change
 

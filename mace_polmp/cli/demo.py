@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mace_polmp.analysis import modes as analysis
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.rigid import rigid_motions
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
 from mace_polmp.reading import DEMO_MODEL
 
@@ -39,13 +40,13 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "demo",
-        help="MD, infrared spectrum and Born charges of a model that comes with the package",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="vibrations, Born charges and dynamics by the model that comes with the package",
+        description="What a model gives, in about a minute and without training.",
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     parser.add_argument("--md_steps", type=int, default=1000, help="steps of 0.5 fs of NVE MD")
-    parser.add_argument("--seed", type=int, default=1, help="of the velocities")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the velocities")
     parser.set_defaults(run=run)
 
 

@@ -11,9 +11,13 @@ import numpy as np
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.errors import Comparison, ErrorMeasures
 from mace_polmp.analysis.tables import r_squared, significant, text_table
-from mace_polmp.cli.common import add_model_options, checked, make_calculator
+from mace_polmp.cli.common import (
+    HelpWithDefaults,
+    add_model_options,
+    checked,
+    make_calculator,
+)
 from mace_polmp.errors import InputError
-from mace_polmp.labels import names_in
 from mace_polmp.quantities import QUANTITIES, find
 from mace_polmp.unit_names import ENERGY_PER_ATOM, with_unit
 
@@ -29,14 +33,18 @@ def add_parser(commands: Any) -> None:
         "Born charges",
         description="Compare a model with whatever labels a file has: a table of MAE, RMSE and "
         "R², by element where atoms have labels, and parity plots. Plain MACE models work too.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     add_model_options(parser)
     group = parser.add_argument_group("labels")
     group.add_argument("--configs", required=True, help="structure file with labels")
     group.add_argument("--output", type=Path, default=Path("evaluation"), help="folder to write to")
     for name, quantity in QUANTITIES.items():
-        group.add_argument(f"--{name}_key", default=quantity.key, help=f"label of {name}")
+        group.add_argument(
+            f"--{name}_key",
+            default=quantity.key,
+            help=f"key of the label: {name.replace('_', ' ')}",
+        )
     group.add_argument(
         "--transposed_born_charges",
         action="store_true",
@@ -96,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_keys(keys: dict[str, str], frames: list[Any], where: str) -> None:
     """Refuse a name of a label that was asked for and that no frame has."""
+    from mace_polmp.labels import names_in
+
     for name, key in keys.items():
         if key != QUANTITIES[name].key and all(find(atoms, key) is None for atoms in frames):
             raise InputError(

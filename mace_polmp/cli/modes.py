@@ -15,6 +15,7 @@ from mace_polmp.analysis.correlation import Array
 from mace_polmp.analysis.rigid import rigid_motions, rotations_about
 from mace_polmp.analysis.tables import aligned, text_table
 from mace_polmp.cli.common import (
+    HelpWithDefaults,
     add_model_options,
     add_structure_options,
     checked,
@@ -39,10 +40,10 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "modes",
-        help="normal modes of a molecule or at Gamma: frequencies, infrared and Raman intensities",
-        description="Normal modes of a molecule or at the Gamma point of a crystal, from the "
+        help="normal modes of a molecule or at Γ: frequencies, infrared and Raman intensities",
+        description="Normal modes of a molecule or at the Γ point of a crystal, from the "
         "model's exact second derivatives, Born charges and derivatives of the polarizability.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     add_model_options(parser)
     group = parser.add_argument_group("modes")
@@ -53,7 +54,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--relax", type=float, metavar="FMAX", help="first move atoms to forces below this, eV/Å"
     )
-    group.add_argument("--relax_steps", type=int, default=500, help="at most so many steps")
+    group.add_argument("--relax_steps", type=int, default=500, help="most steps of the relaxation")
     group.add_argument(
         "--direction",
         type=float,

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mace_polmp.analysis import plots
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
 from mace_polmp.unit_names import with_unit
 
@@ -62,14 +63,16 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "quickstart",
         help="train on the embedded data with and without the long-range head, and compare",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train with and without the long-range head, and show the difference.",
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
     parser.add_argument("--epochs", type=int, default=50, help="training epochs of each model")
-    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="random seed of the training and the velocities"
+    )
     parser.add_argument(
         "--md_steps", type=int, default=4000, help="steps of 0.5 fs of NVE MD with each model"
     )

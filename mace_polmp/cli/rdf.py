@@ -17,8 +17,7 @@ from mace_polmp.cli.common import named
 from mace_polmp.cli.trajectory import check_same
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import is_finite_number
-from mace_polmp.reading import shown
-from mace_polmp.structures import read_structures
+from mace_polmp.reading import read_structures, shown
 from mace_polmp.unit_names import LENGTH, with_unit
 
 

@@ -13,7 +13,7 @@ from mace_polmp.analysis import dielectric, plots, spectra
 from mace_polmp.analysis.correlation import Array, without_verlet_shift
 from mace_polmp.analysis.sampling import check_sampling, nyquist
 from mace_polmp.analysis.tables import with_error
-from mace_polmp.cli.common import add_model_options, named
+from mace_polmp.cli.common import HelpWithDefaults, add_model_options, named
 from mace_polmp.cli.rdf import write_rdf
 from mace_polmp.cli.trajectory import Series, read_series
 from mace_polmp.errors import InputError
@@ -27,33 +27,46 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "spectrum",
-        help="infrared and Raman spectra and dielectric constants of MD trajectories",
+        help="infrared and Raman spectra, dielectric constants and g(r) of a trajectory",
         description="Spectra of a trajectory written by `mace_polmp md`, or of any trajectory with "
         "velocities and even time steps when --model is given.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("kind", help="ir, raman, dielectric or rdf (radial distribution)")
-    parser.add_argument("trajectory", type=Path, help="file that ASE reads, of every frame")
+    parser.add_argument("trajectory", type=Path, help="file that ASE reads; all its frames")
     parser.add_argument(
         "--output",
         type=Path,
-        help="name without ending of the CSV, PNG and SVG; trajectory_KIND if not",
+        help="name of the files without ending; by default that of the trajectory and _KIND",
     )
     parser.add_argument(
-        "--timestep", type=float, help="fs between frames, where frames do not say their time"
+        "--timestep",
+        type=float,
+        help="time between frames, fs, where frames do not say theirs",
     )
-    parser.add_argument("--skip", type=float, default=0.0, help="fs to leave out at the start")
+    parser.add_argument(
+        "--skip", type=float, default=0.0, help="time to leave out at the start, fs"
+    )
     parser.add_argument(
         "--resolution", type=float, default=10.0, help="width of a sharp line at half height, cm⁻¹"
     )
-    parser.add_argument("--max_wavenumber", type=float, default=4500.0, help="end of plot and CSV")
     parser.add_argument(
-        "--temperature", type=float, help="K; the mean kinetic temperature if not given"
+        "--max_wavenumber", type=float, default=4500.0, help="end of plot and table"
     )
     parser.add_argument(
-        "--quantum_correction", default="harmonic", help=", ".join(spectra.QUANTUM_CORRECTIONS)
+        "--temperature",
+        type=float,
+        help="temperature, K; by default the mean kinetic one of the frames",
     )
-    parser.add_argument("--laser", type=float, default=532.0, help="of Raman intensities, nm")
+    parser.add_argument(
+        "--quantum_correction", default="harmonic", help=" or ".join(spectra.QUANTUM_CORRECTIONS)
+    )
+    parser.add_argument(
+        "--laser",
+        type=float,
+        default=532.0,
+        help="wavelength of the laser of Raman intensities, nm",
+    )
     rdf = parser.add_argument_group("radial distribution functions")
     rdf.add_argument("--elements", nargs="+", metavar="X", help="of the pairs; all if not given")
     rdf.add_argument("--r_max", type=float, help="Å; half the cell if not given")
