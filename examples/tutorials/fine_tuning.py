@@ -47,9 +47,10 @@ print(len(read("train.xyz", ":")), "frames to train on")
 _ = run(
     "mace_run_train --name plain --model MACE --train_file train.xyz --valid_file valid.xyz "
     "--E0s '{1: -10.7, 8: -116.488}' --r_max 4 --num_channels 8 --max_L 1 --max_ell 2 "
-    "--correlation 2 --batch_size 4 --valid_batch_size 18 --energy_weight 40 --forces_weight 1 --lr 0.02 "
-    "--scheduler ExponentialLR --lr_scheduler_gamma 0.85 "
-    f"--max_num_epochs {1 if QUICK else 20} --ema --ema_decay 0.99 --error_table PerAtomRMSE --plot False --seed 1",
+    "--correlation 2 --batch_size 4 --valid_batch_size 18 --energy_weight 40 --forces_weight 1 "
+    "--lr 0.02 --scheduler ExponentialLR --lr_scheduler_gamma 0.85 "
+    f"--max_num_epochs {1 if QUICK else 20} --ema --ema_decay 0.99 "
+    "--error_table PerAtomRMSE --plot False --seed 1",
     show="Error-table on TRAIN",
 )
 
@@ -77,7 +78,8 @@ for part in ("train", "valid"):
 common = (
     "mace_run_train --model MultipoleMACE --foundation_model plain.model "
     "--multiheads_finetuning False --E0s foundation --train_file train_labelled.xyz "
-    "--valid_file valid_labelled.xyz --batch_size 4 --valid_batch_size 18 --energy_weight 40 --forces_weight 1 --lr 5e-3 --head_lr 1e-2 "
+    "--valid_file valid_labelled.xyz --batch_size 4 --valid_batch_size 18 --energy_weight 40 "
+    "--forces_weight 1 --lr 5e-3 --head_lr 1e-2 "
     f"--head_growth_epochs {0 if QUICK else 2} --scheduler ExponentialLR --lr_scheduler_gamma 0.85 "
     f"--max_num_epochs {1 if QUICK else 16} --ema --ema_decay 0.99 --error_table PerAtomRMSE "
     "--plot False --seed 1"

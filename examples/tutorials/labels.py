@@ -62,9 +62,10 @@ _ = run("mace_polmp check-data train.xyz")
 common = (
     "mace_run_train --model MultipoleMACE --train_file train.xyz --valid_file valid.xyz "
     "--E0s '{1: -10.7, 8: -116.488}' --r_max 4 --num_channels 8 --max_L 1 --max_ell 2 "
-    "--correlation 2 --batch_size 4 --valid_batch_size 18 --energy_weight 40 --forces_weight 1 --lr 0.02 "
-    "--scheduler ExponentialLR --lr_scheduler_gamma 0.9 "
-    f"--max_num_epochs {1 if QUICK else 24} --ema --ema_decay 0.99 --error_table PerAtomRMSE --plot False --seed 1"
+    "--correlation 2 --batch_size 4 --valid_batch_size 18 --energy_weight 40 --forces_weight 1 "
+    "--lr 0.02 --scheduler ExponentialLR --lr_scheduler_gamma 0.9 "
+    f"--max_num_epochs {1 if QUICK else 24} --ema --ema_decay 0.99 "
+    "--error_table PerAtomRMSE --plot False --seed 1"
 )
 labels = {
     "none": "",

@@ -116,7 +116,8 @@ for beads, steps in ((1, 40), (4, 12)) if QUICK else ((1, 2400), (8, 500)):
     table, bonds = runs[beads]
     print(
         f"{beads} beads: {steps} steps, conserved energy within "
-        f"{1000 * np.ptp(table[:, 2]):.1f} meV, bond lengths of {bonds.shape[0]} beads x {bonds.shape[1]} frames"
+        f"{1000 * np.ptp(table[:, 2]):.1f} meV, "
+        f"bond lengths of {bonds.shape[0]} beads x {bonds.shape[1]} frames"
     )
 
 # %% [markdown]

@@ -77,7 +77,8 @@ _ = run(
     "--multiheads_finetuning False --train_file train.xyz --valid_file valid.xyz --E0s foundation "
     "--batch_size 2 --valid_batch_size 4 --energy_weight 40 --forces_weight 1 --lr 2e-3 "
     "--head_lr 2e-4 --scheduler ExponentialLR --lr_scheduler_gamma 0.85 "
-    f"--max_num_epochs {1 if QUICK else 20} --ema --ema_decay 0.99 --default_dtype float32 --error_table PerAtomRMSE --plot False --seed 1",
+    f"--max_num_epochs {1 if QUICK else 20} --ema --ema_decay 0.99 "
+    "--default_dtype float32 --error_table PerAtomRMSE --plot False --seed 1",
     show="Error-table on TRAIN",
 )
 _ = run(
