@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import LABELS, boundary
 
@@ -42,12 +43,14 @@ def add_parser(commands: Any) -> None:
         description="Counts, labels, units, boundary conditions, overlapping atoms and charges of "
         "a structure file, and the training flags that fit it. Exit status 1 if frames cannot be "
         "trained on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("file", type=Path, help="structure file that ASE reads")
     for name, quantity in LABELS.items():
-        words = "the charge" if name == "total_charge" else name
-        parser.add_argument(f"--{name}_key", default=quantity.key, help=f"label of {words}")
+        words = name.replace("_", " ")
+        parser.add_argument(
+            f"--{name}_key", default=quantity.key, help=f"key of the label: {words}"
+        )
     parser.set_defaults(run=run)
 
 
