@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ CAPTURED = PAGES / "captured"
 RUNS = DOCS.parent / "tutorials"  # what runs leave behind, PNG files among it
 LARGEST_PICTURE = 100_000  # bytes
 _PICTURE = re.compile(r"^\[(\S+)\.png, (\S+)\.svg\]$")
+_WORD = re.compile(r"'[^']*'|\S+")
+_WIDTH = 96  # of output on a page
 _CODE = "code"
 _TEXT = "markdown"
 
@@ -121,7 +124,8 @@ def _shown(lines: list[str]) -> list[str]:
 
     def flush() -> None:
         if any(line.strip() for line in text):
-            parts.append("```text\n" + "\n".join(text).strip("\n") + "\n```")
+            shown = [part for line in text for part in _wrapped(line)]
+            parts.append("```text\n" + "\n".join(shown).strip("\n") + "\n```")
         text.clear()
 
     for line in lines:
@@ -134,6 +138,21 @@ def _shown(lines: list[str]) -> list[str]:
             text.append(line)
     flush()
     return parts
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line that is too wide for a page, on several; commands can be copied all the same."""
+    if len(line) <= _WIDTH:
+        return [line]
+    if line.startswith("$ "):
+        rows = [""]
+        for word in _WORD.findall(line):
+            if rows[-1] and len(rows[-1]) + len(word) + 3 > _WIDTH:
+                rows.append("   ")
+            rows[-1] += f" {word}" if rows[-1] else word
+        return [f"{row} \\" for row in rows[:-1]] + rows[-1:]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _picture(name: str) -> str:

@@ -150,7 +150,7 @@ print(f"energy taken up: {1000 * (total[-1] - total[0]):.1f} meV")
 #
 # Along the normal of a slab a field works as in open structures; see [slabs](slab.md). Along
 # periodic directions a charge has no energy in a field. Forces are there, from the Born charges
-# (Z*ᵀF). The energy and the stress are refused:
+# (Z\*ᵀF). The energy and the stress are refused:
 
 # %%
 box = water.copy()

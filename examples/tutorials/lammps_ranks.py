@@ -62,7 +62,9 @@ print(script)
 # each atom type. The model is given on the command line, and several processes by `mpiexec`:
 
 # %%
-one = run("mace_polmp lammps in.water --model demo --log none", show="   Step", until="Loop")
+one = run(
+    "mace_polmp lammps in.water --model demo --log none", show="   Step", until=f"{steps:10d}  "
+)
 two = run(
     "mpiexec -n 2 mace_polmp lammps in.water --model demo --log none", show="   Step", until="Loop"
 )

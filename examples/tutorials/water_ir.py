@@ -15,7 +15,6 @@ from ase import Atoms, units
 from ase.build import molecule
 from ase.io import write
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 from helper import need, run, save, start
 
@@ -45,13 +44,14 @@ for place in np.ndindex(2, 2, 2):
     box += water
 box.calc = MultipoleMACECalculator("demo", default_dtype="float32")
 FIRE(box, logfile=None).run(fmax=0.5, steps=100)
-MaxwellBoltzmannDistribution(box, temperature_K=300, rng=rng)
-dynamics = Langevin(box, 0.5 * units.fs, temperature_K=300, friction=0.02 / units.fs, rng=rng)
+dynamics = Langevin(
+    box, 0.5 * units.fs, temperature_K=300, friction=0.02 / units.fs, rng=rng, fixcm=False
+)
 dynamics.run(20 if QUICK else 200)
 
 frames = []
 for _ in range(4 if QUICK else 20):
-    dynamics.run(5 if QUICK else 50)
+    dynamics.run(5 if QUICK else 30)
     atoms = Atoms(box.numbers, box.positions, cell=box.cell, pbc=True)
     atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
     atoms.info["REF_energy"] = atoms.get_potential_energy()
@@ -99,7 +99,7 @@ _ = run(
 # %%
 write("start.xyz", Atoms(box.numbers, box.positions, cell=box.cell, pbc=True))
 _ = run(
-    f"mace_polmp md --model water.model --structure start.xyz --steps {120 if QUICK else 3000} "
+    f"mace_polmp md --model water.model --structure start.xyz --steps {120 if QUICK else 2400} "
     "--timestep 0.5 --ensemble bussi --temperature 300 --every 4 --observables current "
     "--default_dtype float32 --seed 1 --output run",
     show="ps of",
@@ -153,7 +153,7 @@ save(figure, "water_ir_spectrum")
 # | reference | GFN2-xTB, Γ point | a density functional that is known to be good for water |
 # | frames | 16 of 8 molecules | some hundred of 64, from several temperatures |
 # | model | a clusters' model, tuned | trained from the start on all of them |
-# | run | 1.5 ps of 8 molecules | 50 ps and more of 64, several seeds |
+# | run | 1.2 ps of 8 molecules | 50 ps and more of 64, several seeds |
 # | resolution | 60 cm⁻¹ | 10 to 20 cm⁻¹ |
 # | charges | from clusters' dipoles | checked against Born charges of some frames |
 #
