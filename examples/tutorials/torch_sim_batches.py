@@ -110,13 +110,17 @@ axis.set(
     ylabel="time per molecule / ms",
     title="Energy and forces, demo model, float32, one core",
 )
+axis.set_xticks(sizes, sizes)
+axis.set_yticks([0.3, 1, 3, 10, 30], [0.3, 1, 3, 10, 30])
 axis.legend(frameon=False)
-axis.grid(alpha=0.25, which="both")
+axis.grid(alpha=0.25)
 save(figure, "torch_sim_batches_speed")
 
 # %% [markdown]
-# Batches of more than some 200 atoms gain nothing on a CPU. torch-sim's autobatchers cut a long
-# list into batches of a size that you set.
+# The demo model is small, and so the overhead of a call weighs much. With a larger model the gain
+# is less; the [page on torch-sim](../guide/torch_sim.md) has figures. Batches of more than some
+# 200 atoms gain nothing on a CPU. torch-sim's autobatchers cut a long list into batches of a size
+# that you set.
 #
 # ## Relax all of them
 #
