@@ -20,7 +20,7 @@ def parts(request, tmp_path_factory):
     n_ranks, folder = request.param, tmp_path_factory.mktemp("parts")
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.parallel.worker", str(n_ranks), str(folder)]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     return {
         name: [np.load(folder / f"{name}_{n_ranks}_{rank}.npz") for rank in range(n_ranks)]
