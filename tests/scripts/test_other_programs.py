@@ -53,7 +53,7 @@ def test_path_integrals_of_eight_beads(tmp_path):
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=900,
         )
         assert server.wait(60) == 0, client.stderr
     finally:
