@@ -37,7 +37,7 @@ def mpi(n, *command, **more):
         env=env,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1800,
         **more,
     )
 
