@@ -31,6 +31,7 @@ _SMALL_FORCE, _LARGE_FORCE = 0.01, 20.0
 # Of electrical labels, next to the default weights of energies and forces.
 _WEIGHTS = {"dipole": 100.0, "polarizability": 100.0, "born_charges": 10.0}
 _HARTREE_PER_BOHR, _KCAL_PER_MOL = 51.422, 23.061
+_LOOKED_AT = 50  # structures, for their molecules
 _VACUUM = 6.0  # Å; a wider gap in a periodic structure is hardly meant to be filled
 _LARGE_ENERGY = 1e5  # eV; single precision has steps of 0.01 eV there
 
@@ -333,6 +334,19 @@ def _some(numbers: list[int]) -> str:
     return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"
 
 
+def _for_charges(frames: list[Atoms]) -> str:
+    """Flags for structures with charges: of one molecule each, or of ions among molecules.
+
+    The constraint spreads what is lacking over a whole structure, over far molecules as well.
+    """
+    from mace_polmp.structures import molecules
+
+    some = frames[:: max(1, len(frames) // _LOOKED_AT)]
+    if all(molecules(atoms).max() == 0 for atoms in some):
+        return "--constrain_charge softness"
+    return "--total_charge_weight 100 --induced dipole"
+
+
 def _flags(
     path: Path,
     frames: list[Atoms],
@@ -356,7 +370,7 @@ def _flags(
     by_size = int(400 / np.median([len(atoms) for atoms in frames]))
     flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
     if charges - {0.0}:
-        flags.append("--constrain_charge softness")
+        flags.append(_for_charges(frames))
     elif all(not atoms.pbc.any() for atoms in frames):
         flags.append("--conserve_charge")
     for name, weight in _WEIGHTS.items():

@@ -1,31 +1,30 @@
-"""What the pages on theory and on how to choose name is there, and their commands are taken."""
+"""What the pages on theory and on how to choose name is there, and their settings are valid."""
 
 import contextlib
 import importlib
 import io
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
-from mace_polmp.cli import main, run_train
+from mace_polmp.cli import run_train
 from mace_polmp.head.options import LongRangeOptions
 from mace_polmp.training.options import TrainingOptions
+from tests.docs.pages import ROOT, blocks
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 THEORY = sorted((DOCS / "theory").glob("*.md"))
 CHOOSE = sorted((DOCS / "choose").glob("*.md"))
 NAMED = re.compile(r"`(mace_polmp(?:\.\w+)+)`")
-PARSERS = {"mace_run_train": run_train.build_parser, "mace_polmp": main.build_parser}
 
 
 def text_of(page):
     return page.read_text(encoding="utf-8")
 
 
-def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(page), re.M | re.S)
+def of_language(page, language):
+    return [block.text for block in blocks(page, language)]
 
 
 def find(name):
@@ -59,21 +58,20 @@ def test_every_section_with_an_equation_says_what_computes_it(page):
 
 
 @pytest.mark.parametrize("page", CHOOSE, ids=lambda page: page.stem)
-def test_commands_are_taken(page):
-    for block in blocks(page, "bash"):
+def test_values_of_the_head_are_valid(page):
+    """The parser of the training leaves what is not valid to the options."""
+    for block in of_language(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             command, *rest = shlex.split(line)
-            if command not in PARSERS:
-                continue
-            args = PARSERS[command]().parse_args(rest)
             if command == "mace_run_train":
-                LongRangeOptions(**run_train.asked_options(args))  # refuses what is not valid
+                args = run_train.build_parser().parse_args(rest)
+                LongRangeOptions(**run_train.asked_options(args))
                 TrainingOptions.of(args)
 
 
 def test_signs_are_those_that_the_example_prints():
     page = DOCS / "theory" / "conventions.md"
-    (code,), (printed,) = blocks(page, "python"), blocks(page, "text")
+    (code,), (printed,) = of_language(page, "python"), of_language(page, "text")
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(code, {})
