@@ -110,6 +110,8 @@ print(f"mean temperature of the second half: {np.mean(half):.0f} K")
 
 # %% [markdown]
 # ## The spectrum
+#
+# The dotted lines in the picture are measured bands of liquid water.
 
 # %%
 _ = run(
@@ -120,7 +122,7 @@ _ = run(
 # %%
 rows = np.array([[float(word) for word in row] for row in list(csv.reader(open("ir.csv")))[1:]])
 figure, axis = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
-axis.plot(rows[:, 0], rows[:, 1] / 1000, lw=1.2, label="8 H₂O, model")
+axis.plot(rows[:, 0], rows[:, 1] / 1000, lw=1.2)
 for position, words in (
     (200, "hydrogen\nbond"),
     (680, "libration"),
@@ -128,13 +130,15 @@ for position, words in (
     (3400, "stretch"),
 ):
     axis.axvline(position, color="k", ls=":", lw=0.9)
-    axis.annotate(words, (position, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+    axis.annotate(
+        words, (position + 15, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=8
+    )
 axis.set(
     xlabel="wavenumber / cm⁻¹",
     ylabel="n·α / (1000 cm⁻¹)",
     xlim=(0, 4200),
     ylim=(0, 1.2 * rows[:, 1].max() / 1000),
-    title="Water at 300 K, demo model tuned on 16 frames (dotted: measured bands)",
+    title="Liquid water, 300 K, resolution 60 cm⁻¹: demo model tuned on 16 frames (GFN2-xTB)",
 )
 save(figure, "water_ir_spectrum")
 
