@@ -52,6 +52,8 @@ timestep 0.0005
 thermo 5
 thermo_style custom step pe ke etotal press v_polmp_long_range
 thermo_modify format float %.10g
+dump charges all custom {steps} charges.dump id type x y z d_polmp_charge
+dump_modify charges sort id
 run {steps}
 """
 open("in.water", "w").write(script)
@@ -109,15 +111,10 @@ save(figure, "lammps_ranks_energy")
 #
 # ## Charges and dipoles in dumps
 #
-# Dumps, computes and `thermo_style` know the model's charges and dipoles. For instance:
+# Dumps, computes and `thermo_style` know the model's charges and dipoles. The script above writes
+# charges (e) as `d_polmp_charge`; here are the first three atoms of the first frame:
 
 # %%
-more = script.replace(
-    f"run {steps}",
-    "dump d all custom 1 charges.dump id type x y z d_polmp_charge\ndump_modify d sort id\nrun 0",
-)
-open("in.charges", "w").write(more)
-_ = run("mace_polmp lammps in.charges --model demo --log none", show="Loop", until="Loop")
 print("".join(open("charges.dump").readlines()[8:12]))
 
 # %% [markdown]
