@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,14 +51,25 @@ def on_host(tensors: Tensors) -> dict[str, Any]:
     return found
 
 
-def moved_back(outputs: Tensors, by: np.ndarray) -> torch.Tensor:
+def moved_back(
+    outputs: Tensors, by: np.ndarray, models: Sequence[Any], numbers: np.ndarray
+) -> torch.Tensor:
     """The dipole of structures that were evaluated elsewhere, [n_models, 3], e Å, put in its place.
 
     Args:
         outputs: of the models; charges [n_models, n_atoms] and dipole.
         by: [n_atoms, 3], Å, what was added to the positions.
+        models: whose dipoles they are.
+        numbers: [n_atoms], atomic numbers.
     """
     charges = outputs["charges"].cpu().double()
-    moved = torch.einsum("mi,ia->ma", charges, torch.as_tensor(by, dtype=torch.float64))
-    outputs["dipole"] = outputs["dipole"].cpu().double() - moved
+    rows = []
+    for model, own in zip(models, charges, strict=True):
+        readouts = model.multipole_readouts
+        if readouts.has_bonds:  # what moves along edges has a dipole that knows no place
+            element = [readouts.atomic_numbers.index(z) for z in numbers.tolist()]
+            own = readouts.formal.cpu().double()[element]
+        rows.append(own)
+    shift = torch.stack(rows) @ torch.as_tensor(by, dtype=torch.float64)
+    outputs["dipole"] = outputs["dipole"].cpu().double() - shift
     return outputs["dipole"]

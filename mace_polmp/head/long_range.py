@@ -75,6 +75,8 @@ class HeadOutput:
         charge_shift: λ of constrain_charge, [n_structures]; None without that constraint.
         positions: [n_atoms, 3], Å.
         sums: over the atoms.
+        bond_moments: [n_atoms, 3], e Å, whose sum is the dipole of the permanent charges where
+            that needs no choice of periodic images (charge_readout bond); None elsewhere.
     """
 
     multipoles: Multipoles
@@ -83,6 +85,7 @@ class HeadOutput:
     charge_shift: Tensor | None
     positions: Tensor
     sums: AtomSums
+    bond_moments: Tensor | None = None
 
     @property
     def energy(self) -> Tensor:
@@ -120,8 +123,13 @@ class HeadOutput:
 
     @computed_once
     def dipole(self) -> Tensor:
-        """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates."""
-        return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
+        """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates.
+
+        With charges that move along bonds that of their bonds: see convolutions.py.
+        """
+        if self.bond_moments is None:
+            return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
+        return self.sums.total(self.bond_moments + self.atomic_dipoles)
 
     @computed_once
     def polarizability(self) -> Tensor:
@@ -318,7 +326,18 @@ class LongRangeHead(torch.nn.Module):
         Raises:
             ValueError: structures that the electrostatics cannot evaluate.
         """
-        return self.evaluate(inputs, *self.read(inputs, shift, hold_shift))
+        return self.evaluate(
+            inputs, *self.read(inputs, shift, hold_shift), self.bond_moments(inputs)
+        )
+
+    def bond_moments(self, inputs: HeadInput) -> Tensor | None:
+        """Of each atom, [n_atoms, 3], e Å: see HeadOutput."""
+        if not self.readouts.has_bonds:
+            return None
+        assert inputs.edges is not None
+        return self.readouts.bond_moments(
+            inputs.positions, inputs.node_feats, inputs.node_attrs, inputs.edges
+        )
 
     def evaluate(
         self,
@@ -326,8 +345,9 @@ class LongRangeHead(torch.nn.Module):
         multipoles: Multipoles,
         response: ResponseCoefficients,
         shift: Tensor | None,
+        moments: Tensor | None = None,
     ) -> HeadOutput:
-        """The electrostatics of what read returns."""
+        """The electrostatics of what read and bond_moments return."""
         where = (inputs.positions, inputs.cell, inputs.pbc, inputs.batch)
         plan = inputs.plan
         if plan is None:
@@ -346,7 +366,24 @@ class LongRangeHead(torch.nn.Module):
         )
         if field is not None and response.softness is not None:
             result = _with_field_on_induced_charges(inputs, result, plan.sums)
-        return HeadOutput(multipoles, response, result, shift, inputs.positions, plan.sums)
+        if field is not None and moments is not None:
+            result = _with_field_on_bonds(inputs, result, moments, plan.sums)
+        return HeadOutput(multipoles, response, result, shift, inputs.positions, plan.sums, moments)
+
+
+def _with_field_on_bonds(
+    inputs: HeadInput, result: ElectrostaticsResult, moments: Tensor, sums: AtomSums
+) -> ElectrostaticsResult:
+    """Add −D·F of the charges along periodic directions, where the engine has dipoles only."""
+    field = inputs.external_field
+    assert field is not None
+    along = field - acting_on_charges(field, inputs.cell, inputs.pbc)
+    energy = sums.own(-(moments * sums.at_atoms(along)).sum(-1))
+    return replace(
+        result,
+        energy=result.energy + energy,
+        energy_permanent=result.energy_permanent + energy,
+    )
 
 
 def _with_field_on_induced_charges(
