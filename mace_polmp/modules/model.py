@@ -39,7 +39,7 @@ ELECTRICAL_OUTPUTS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "long_range_energy": (False, ()),
 }
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
@@ -175,8 +175,8 @@ class MultipoleMACE(ScaleShiftMACE):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         readouts, version = self.multipole_readouts, self.format_version
+        self.format_version = max(version, FORMAT_VERSION)
         if version < 4:  # before charges were read layer by layer
-            self.format_version = FORMAT_VERSION
             readouts.layers = None
         if version < 3:  # before sums over wave vectors had a soft edge
             self.long_range_options = replace(self.long_range_options, kspace_taper=0.0)
