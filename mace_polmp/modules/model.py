@@ -245,7 +245,7 @@ class MultipoleMACE(ScaleShiftMACE):
         Returns:
             Upstream's dictionary, where energies with atomic energies in them are in double
             precision whatever the model's, node_energy holds the short-range energies only
-            (the long-range energy belongs to no single atom), and
+            (atom_energies.py has those with the long-range part), and
             short_range_energy, long_range_energy [n_structures] eV;
             charges [n_atoms] e, atomic_dipoles [n_atoms, 3] e Å (permanent plus induced);
             atomic_quadrupoles [n_atoms, 3, 3] e Å²;

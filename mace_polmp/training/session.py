@@ -385,7 +385,7 @@ class _Session:
                 logging.info(f"Energies of {name}: {offset_said(values)}")
         labels = label_table(metrics)
         if labels is not None:
-            logging.info("Errors of electrical labels:\n" + str(labels))
+            logging.info("Errors of electrical labels:\n" + labels)
         if any(name.startswith("train_") for name in loaders):
             model = named["model"]
             if isinstance(model, DistributedDataParallel):

@@ -313,11 +313,11 @@ def test_electrical_labels_are_learned_and_reported(tmp_path):
         valid_file=data,
     )
     log = log_of(tmp_path)
-    lines = re.findall(r"RMSE_dipole=\s*([\d.]+) e A, .*RMSE_born_charges=\s*([\d.]+) e,", log)
+    lines = re.findall(r"RMSE_dipole=\s*([\d.]+) e Å, .*RMSE_born_charges=\s*([\d.]+) e,", log)
     assert len(lines) == 17
     assert float(lines[-1][0]) < 0.5 * float(lines[0][0])
     assert float(lines[-1][1]) < 0.7 * float(lines[0][1])
-    assert "Errors of electrical labels" in log and "e^2 A^2/eV" in log
+    assert "Errors of electrical labels" in log and "e² Å²/eV" in log
     assert "dipole_weight=10.000" in log and "total_charge" in log
     assert model.permittivity() != pytest.approx(1.6931, abs=1e-3)  # where it started
     born = [row for row in log.splitlines() if "valid_Default" in row and "born_charges" in row]

@@ -27,7 +27,7 @@ def parts(request, tmp_path_factory):
     running = [
         subprocess.Popen(c, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) for c in commands
     ]
-    errors = [process.communicate(timeout=300)[1] for process in running]
+    errors = [process.communicate(timeout=1800)[1] for process in running]
     assert all(process.returncode == 0 for process in running), "\n".join(errors)
     return {
         name: [np.load(folder / f"{name}_{n_ranks}_{rank}.npz") for rank in range(n_ranks)]
