@@ -17,8 +17,11 @@ from mace.tools import torch_geometric
 
 from mace_polmp.head.electronegativity import electropositivity
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from tests import compiled_once
 from tests.devices import current, moved, rounding  # noqa: F401
 from tests.systems import rattled, rock_salt, salty_water, wet_slab  # noqa: F401
+
+compiled_once.use()  # also in processes that tests start
 
 ELEMENTS = [1, 8, 11, 17]
 

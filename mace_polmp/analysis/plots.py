@@ -75,11 +75,19 @@ def heading(what: str, *details: str, columns: int = 72) -> str:
 
     Args:
         what: is shown.
-        details: model, data and conditions; empty ones are left out.
+        details: model, data and conditions; empty ones are left out, others stay whole where
+            they fit into a line.
         columns: letters in a line, at most.
     """
-    rest = ", ".join(detail for detail in details if detail)
-    return "\n".join([what, *textwrap.wrap(rest, columns)])
+    lines: list[str] = []
+    for detail in filter(None, details):
+        pieces = textwrap.wrap(detail, columns - 1)
+        if lines and len(f"{lines[-1]}, {pieces[0]}") < columns and len(pieces) == 1:
+            lines[-1] += f", {pieces[0]}"
+        else:
+            lines[-1:] = [f"{line}," for line in lines[-1:]]
+            lines += pieces
+    return "\n".join([what, *lines])
 
 
 def names(paths: Any) -> str:

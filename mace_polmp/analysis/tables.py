@@ -39,6 +39,14 @@ def aligned(values: Sequence[float], digits: int = 3) -> list[str]:
     return [f"{value:.{decimals}f}" if math.isfinite(value) else "-" for value in values]
 
 
+def with_error(value: float, error: float) -> str:
+    """A number and its standard error, which has two digits: 12.9 ± 1.7."""
+    if not (math.isfinite(error) and error > 0.0):
+        return significant(value)
+    decimals = max(1 - _exponent(error, 2), 0)
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
 def r_squared(value: float) -> str:
     """R² with two digits of what it leaves unexplained, 1 − R².
 

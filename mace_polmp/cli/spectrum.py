@@ -12,6 +12,7 @@ import numpy as np
 from mace_polmp.analysis import dielectric, plots, spectra
 from mace_polmp.analysis.correlation import Array, without_verlet_shift
 from mace_polmp.analysis.sampling import check_sampling, nyquist
+from mace_polmp.analysis.tables import with_error
 from mace_polmp.cli.common import HelpWithDefaults, add_model_options, named
 from mace_polmp.cli.rdf import write_rdf
 from mace_polmp.cli.trajectory import Series, read_series
@@ -191,7 +192,7 @@ def _dielectric(args: argparse.Namespace, series: Series, temperature: float, ba
     rows = np.column_stack([times, result.running, moment - moment[0], errors])
     plots.write_csv(named(base, ".csv"), header, rows.tolist())
     title = plots.heading(
-        f"Static dielectric constant: {result.value:.2f} ± {result.error:.2f}",
+        f"Static dielectric constant: {with_error(result.value, result.error)}",
         *_details(args, series, temperature),
     )
     plots.draw_lines(
@@ -204,7 +205,7 @@ def _dielectric(args: argparse.Namespace, series: Series, temperature: float, ba
     )
     print(
         f"electronic permittivity {electronic:.3f} ({source}), static dielectric constant "
-        f"{result.value:.2f} ± {result.error:.2f} ({len(times)} frames, {times[-1] / 1000:g} ps, "
+        f"{with_error(result.value, result.error)} ({len(times)} frames, {times[-1] / 1000:g} ps, "
         f"{temperature:.0f} K; the polarization remembers for {result.memory / 1000:.2g} ps)\n"
         f"{named(base, '.csv')}, {plots.said(named(base, '.png'))}"
     )

@@ -55,7 +55,8 @@ def draw_label_curves(path: str | Path) -> None:
             points = np.array([(e, v) for e, v in values if v is not None], dtype=float)
             if len(points):
                 axis.plot(points[:, 0], points[:, 1], lw=1.2, label=head or "validation")
-        words = f"RMSE of {name.replace('_', ' ')}"
+        words = f"RMSE of {name.replace('_', ' ').replace('born', 'Born')}"
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set(xlabel="epoch", ylabel=with_unit(words, UNITS[name]))
         axis.set_yscale("log")
         axis.grid(True, alpha=0.25)

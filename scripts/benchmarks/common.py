@@ -173,7 +173,8 @@ def median(times: Sequence[float]) -> float:
 def machine(device: str = "cpu") -> str:
     """A line that says where and when."""
     where = torch.cuda.get_device_name() if device != "cpu" else f"{platform.machine()} CPU"
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count > 1)}" if device == "cpu" else ""
     return f"{where}{threads}, torch {torch.__version__}, {date.today()}"
 
 

@@ -46,7 +46,7 @@ def draw(
     made, (axes,) = plots.figure(size=(7.0, 5.0))
     _lines(axes, series)
     axes.set(xlabel=labels[0], ylabel=labels[1])
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8)
     print(f"written: {plots.save(made, path)}")
 
@@ -78,6 +78,7 @@ def head(rows: Rows, folder: Path, machine: str) -> None:
             f"{what.capitalize()} of energies and forces of the head alone",
             "random multipoles and response at the density of water, single precision",
             machine,
+            columns=90,
         )
         draw(series, ("atoms", with_unit(what, unit)), folder / f"{name}.png", title)
 
@@ -121,6 +122,7 @@ def mesh_accuracy(rows: Rows, folder: Path, machine: str) -> None:
         "Accuracy of the mesh and its time, for windows of several widths",
         "error: 300 random multipoles, double precision; time: 1536 atoms, single precision",
         machine,
+        columns=90,
     )
     labels = ("time of energies and forces / ms", "relative error of forces")
     draw(series, labels, folder / "mesh_accuracy.png", title)
@@ -134,7 +136,10 @@ def slab(rows: Rows, folder: Path, machine: str) -> None:
         point = (float(row["vacuum / period"]), float(row["forces"]))
         series.setdefault(label, []).append(point)
     title = plots.heading(
-        "Slabs: how forces depend on the vacuum", "random multipoles with response", machine
+        "Slabs: how forces depend on the vacuum",
+        "random multipoles with response",
+        machine,
+        columns=90,
     )
     labels = ("vacuum / period", "relative deviation of forces")
     draw(series, labels, folder / "slab.png", title)
@@ -152,7 +157,10 @@ def solvers(rows: Rows, folder: Path, machine: str) -> None:
         for name, words in (("direct", "direct sum"), ("mesh", "mesh"))
     }
     title = plots.heading(
-        "Which solver: energies and forces of all multipoles", "random atoms in cubes", machine
+        "Which solver: energies and forces of all multipoles",
+        "random atoms in cubes",
+        machine,
+        columns=90,
     )
     draw(series, ("atoms, in the smallest cell", "time / ms"), folder / "solvers.png", title)
 
@@ -282,16 +290,18 @@ def born_charges(text: str, folder: Path) -> None:
     """R² of Born charges, never trained on, by variant."""
     rows = table_of(text, "hierarchy")
     sets = ("dipeptides, 16x0e, 50 epochs", "superionic water (test)")
+    charged = VARIANTS[1:]
     made, panels = plots.figure(len(sets), size=(9.0, 4.0))
     for axis, data in zip(panels, sets, strict=True):
         found = _errors_of(rows, data)
-        for place, name in enumerate(VARIANTS):
+        for place, name in enumerate(charged):
             values = numbers(found[name]["Born R²"]) if name in found else []
             if values:
                 axis.bar(place, np.mean(values), color="C2", alpha=0.6, width=0.7)
                 axis.plot([place] * len(values), values, "k.", ms=5)
-        axis.set_xticks(range(len(VARIANTS)), VARIANTS, rotation=60, ha="right", fontsize=8)
-        axis.set(ylim=(0.5, 1.0))
+        axis.set_xticks(range(len(charged)), charged, rotation=60, ha="right", fontsize=8)
+        axis.set(ylim=(0.0, 1.0))
+        axis.grid(True, axis="y", alpha=0.25)
         axis.set_title(data, fontsize=10)
     panels[0].set_ylabel("R² of Born charges")
     made.suptitle("Born charges of models trained on energies and forces alone")
@@ -316,18 +326,20 @@ def scale(text: str, folder: Path) -> None:
     rows = table_of(text, "scale")
     names = [f"{row['atoms']} atoms\n{row['processes']} processes" for row in rows]
     bottom = np.zeros(len(rows))
-    for column, color in (("backbone, s", "C0"), ("mesh, s", "C1"), ("all-reduce, s", "C3")):
+    parts = {"backbone, s": "C0", "mesh, s": "C1", "all-reduce, s": "C3"}
+    totals = np.array([sum(float(row[column]) for column in parts) for row in rows])
+    for column, color in parts.items():
         values = np.array([float(row[column]) for row in rows])
-        shares = 100.0 * values / [float(row["step, s"]) for row in rows]
+        shares = 100.0 * values / totals
         right.bar(names, shares, bottom=bottom, color=color, alpha=0.7,
                   label=column.removesuffix(", s"))  # fmt: skip
         bottom += shares
     for place, row in enumerate(rows):
-        right.text(place, 40.0, f"{row['step, s']} s", ha="center", color="white", fontsize=9)
+        right.text(place, 50.0, f"{row['step, s']} s", ha="center", color="white", fontsize=9)
     right.tick_params(axis="x", labelsize=8)
     right.set(ylabel="share of a step / %")
     right.set_title("Estimated from fitted costs, not run", fontsize=10)
-    right.legend(frameon=False, loc="lower left", ncols=3, bbox_to_anchor=(0.0, -0.42))
+    right.legend(loc="lower center", ncols=3, framealpha=0.9)
     made.suptitle("Many processes: LAMMPS on a CPU, 16 channels, double precision")
     print(f"written: {plots.save(made, folder / 'ranks.png')}")
 

@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from mace_polmp.analysis.tables import WIDTH, aligned, r_squared, significant, text_table
+from mace_polmp.analysis.tables import (
+    WIDTH,
+    aligned,
+    r_squared,
+    significant,
+    text_table,
+    with_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +45,12 @@ def test_three_digits_mean_something(value, text):
 )
 def test_r_squared_shows_two_digits_of_what_is_not_explained(value, text):
     assert r_squared(value) == text
+
+
+def test_an_error_has_two_digits_and_its_number_as_many_decimals():
+    assert with_error(12.9412, 1.724) == "12.9 ± 1.7"
+    assert with_error(78.43, 12.3) == "78 ± 12"
+    assert with_error(1.78, 0.0) == "1.78"
 
 
 def test_what_is_small_in_a_column_has_no_digits_of_its_own():

@@ -229,7 +229,7 @@ def test_what_interrupts_a_matrix_ends_its_trainings_and_starts_no_more(tmp_path
         while not list(folder.glob("sr/seed1/checkpoints/*.pt")) and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 1
         assert "interrupted; run the same command again to go on" in errors
         assert "Traceback" not in errors

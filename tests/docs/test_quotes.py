@@ -1,4 +1,4 @@
-"""The messages that the page on troubleshooting quotes are those of the package."""
+"""Messages and names in files that pages quote are those of the package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import re
 from tests.docs.pages import ROOT
 
 FAQ = ROOT / "docs" / "faq.md"
+FORMATS = ROOT / "docs" / "reference" / "formats.md"
+# Names in the tables of FORMATS that the code makes of parts.
+PARTS = {
+    "config_energy_weight",
+    "config_dipole_weight",
+    "dipole_x",
+    "current_x",
+    "polarizability_xx",
+    "charge_O",
+    "field_V_per_A_x",
+}
 
 
 def texts(node: ast.AST) -> str:
@@ -44,3 +55,24 @@ def test_messages_that_are_quoted_exist():
         for part in re.split(r"…", message.replace("MultipoleMACE", "…")):
             part = part.strip(" ();:,.'")
             assert part in known, f"no message has {part!r} (of {message!r})"
+
+
+def test_names_in_files_exist():
+    """Of the first column of tables, and of the columns of tables that commands write."""
+    known = messages()
+    rows = re.findall(r"^\| (.*?) \|(.*)\|$", FORMATS.read_text(encoding="utf-8"), re.M)
+    names = [name for first, _ in rows for name in re.findall(r"`([^`]+)`", first)]
+    names += [name for _, rest in rows for name in re.findall(r"`(\w+_(?:cm-1|eA|A)[^`]*)`", rest)]
+    assert len(names) > 40
+    for name in set(names) - PARTS:
+        parts = [part for part in re.split(r"NAME|SEED|N\b|…", name) if len(part) > 1]
+        assert all(part in known for part in parts), f"nothing writes or reads {name}"
+
+
+def test_versions_of_formats_are_those_of_the_package():
+    from mace_polmp.modules.model import FORMAT_VERSION
+    from mace_polmp.training.checkpoints import VERSION
+
+    text = FORMATS.read_text(encoding="utf-8")
+    assert f"writes format version {FORMAT_VERSION}." in text
+    assert f"checkpoint version {VERSION}." in text
