@@ -17,7 +17,7 @@ from mace_polmp.electrostatics import (
     Plan,
     ResponseCoefficients,
 )
-from mace_polmp.electrostatics.engine import acting_on_charges
+from mace_polmp.electrostatics.external_field import acting_on_charges
 from mace_polmp.electrostatics.once import computed_once
 from mace_polmp.electrostatics.plan import log_plan
 from mace_polmp.electrostatics.sums import AtomSums
