@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.multipoles import ResponseCoefficients
+from mace_polmp.electrostatics.products import small_product
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.units import EPS0
+
+_MOST = 0.95  # of the bounds, what models have
 
 
 def largest_coefficients(smearing: float) -> tuple[float, float]:
@@ -30,6 +33,38 @@ def largest_coefficients(smearing: float) -> tuple[float, float]:
     """
     scale = EPS0 * (2.0 * math.pi) ** 1.5
     return scale * smearing, 3.0 * scale * smearing**3
+
+
+def bounded(response: ResponseCoefficients, smearing: float) -> ResponseCoefficients:
+    """Coefficients of any size, not negative, to such below the bounds: x to x/(1 + x/x_max).
+
+    Small ones hardly change. x_max is 0.95 of the bound, so that what is induced stays finite where
+    atoms meet, and single precision does not round to the bound itself. Of tensors eigenvalues are
+    meant.
+
+    Args:
+        response: coefficients of a one-step response.
+        smearing: σ, Å.
+    """
+    kappa_max, alpha_max = (_MOST * bound for bound in largest_coefficients(smearing))
+    kappa, alpha = response.softness, response.polarizability
+    if kappa is not None:
+        kappa = kappa / (1.0 + kappa / kappa_max)
+    if alpha is not None and alpha.dim() == 1:
+        alpha = alpha / (1.0 + alpha / alpha_max)
+    elif alpha is not None:
+        unit = torch.eye(3, dtype=alpha.dtype, device=alpha.device)
+        found = small_product(alpha, _inverse(unit + alpha / alpha_max))
+        alpha = 0.5 * (found + found.transpose(1, 2))
+    return ResponseCoefficients(kappa, alpha)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of symmetric positive definite matrices [n, 3, 3], by their cofactors."""
+    a, b, c = matrix.unbind(1)
+    cross = torch.linalg.cross
+    cofactors = torch.stack([cross(b, c), cross(c, a), cross(a, b)], 2)
+    return cofactors / (a * cofactors[:, :, 0]).sum(1)[:, None, None]
 
 
 @dataclass(frozen=True, eq=False)

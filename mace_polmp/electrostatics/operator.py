@@ -184,14 +184,14 @@ class FieldOperator:
         return energy, potential, field
 
     def induced_charge_moment(
-        self, multipoles: Multipoles, held: Multipoles, softness: Tensor
+        self, multipoles: Multipoles, held: Multipoles, sites: Multipoles
     ) -> Tensor:
         """What Born charges need of induced charges in periodic structures: long_wavelength.py.
 
         Args:
-            multipoles: the permanent multipoles.
-            held: the multipoles without derivatives with respect to positions.
-            softness: κ, [n_atoms], e²/eV, likewise held.
+            multipoles: what potentials come from.
+            held: the same without derivatives with respect to positions.
+            sites: what weighs potentials and fields, charges −κ in one step, likewise held.
 
         Returns:
             [n_structures, 3], e Å, of which only derivatives have a meaning.
@@ -201,10 +201,11 @@ class FieldOperator:
         found = []
         for part, operator in zip(self.plan.parts, self.parts, strict=True):
             assert isinstance(operator, PeriodicOperator)
-            own = (multipoles, held, softness, moves)
+            own = (multipoles, held, sites, moves)
             if part.atoms is not None:
                 atoms = part.atoms
-                own = (multipoles.select(atoms), held.select(atoms), softness[atoms], moves[atoms])
+                chosen = (multipoles.select(atoms), held.select(atoms), sites.select(atoms))
+                own = (*chosen, moves[atoms])
             space = operator.space
             found.append(
                 induced_charge_moment(space.lattice, space.solver, own[3], own[0], own[1], own[2])

@@ -58,6 +58,7 @@ class Equations:
         response: ResponseCoefficients,
         conserve_charge: bool,
         tolerance: float | None = None,
+        in_field: bool = False,
     ) -> Equations:
         """Of structures and the kind of their response.
 
@@ -68,13 +69,16 @@ class Equations:
             conserve_charge: induced charges sum to zero in each structure; in slabs they always
                 do, since the energy of a charged slab is not defined.
             tolerance: relative residual; None for that of the precision.
+            in_field: of what a field induces alone: charges then sum to zero in open structures,
+                too, since anything else depends on the origin of the coordinates.
         """
         plan, dtype = operator.plan, operator.positions.dtype
         conserved = None
-        if response.softness is not None and (conserve_charge or plan.has_slabs):
-            conserved = torch.ones_like(plan.pbc[:, :1], dtype=dtype)
+        if response.softness is not None and (conserve_charge or plan.has_slabs or in_field):
+            n_periodic = plan.pbc.sum(1, keepdim=True)
+            conserved = torch.ones_like(n_periodic, dtype=dtype)
             if not conserve_charge:
-                conserved = (plan.pbc.sum(1, keepdim=True) == 2).to(dtype)
+                conserved = ((n_periodic < 3) if in_field else (n_periodic == 2)).to(dtype)
         couplings = Couplings(
             plan.sums,
             response.softness is not None,

@@ -21,7 +21,9 @@ from mace_polmp.electrostatics.external_field import acting_on_charges
 from mace_polmp.electrostatics.once import computed_once
 from mace_polmp.electrostatics.plan import log_plan
 from mace_polmp.electrostatics.sums import AtomSums
+from mace_polmp.errors import InputError
 from mace_polmp.head.convolutions import Edges
+from mace_polmp.head.field_response import FieldResponse
 from mace_polmp.head.observables import (
     atomic_dipoles,
     charge_shift,
@@ -75,6 +77,7 @@ class HeadOutput:
         charge_shift: λ of constrain_charge, [n_structures]; None without that constraint.
         positions: [n_atoms, 3], Å.
         sums: over the atoms.
+        in_field: the response to fields, of a self-consistent response; else None.
     """
 
     multipoles: Multipoles
@@ -83,6 +86,7 @@ class HeadOutput:
     charge_shift: Tensor | None
     positions: Tensor
     sums: AtomSums
+    in_field: FieldResponse | None = None
 
     @property
     def energy(self) -> Tensor:
@@ -125,14 +129,17 @@ class HeadOutput:
 
     @computed_once
     def polarizability(self) -> Tensor:
-        """Σ α, [n_structures, 3, 3], e² Å²/eV."""
+        """Σ α, [n_structures, 3, 3], e² Å²/eV; of a self-consistent response −∂²E/∂F²."""
+        if self.in_field is not None:
+            return self.in_field.polarizability()
         return self.sums.total(self.atomic_polarizabilities)
 
 
 class LongRangeHead(torch.nn.Module):
     """Readouts of latent multipoles and their electrostatics, for any backbone.
 
-    The energy is E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746) of smeared multipoles.
+    The energy is E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746) of smeared multipoles, or with a
+    self-consistent response its minimum by what is induced.
 
     Args:
         options: settings; the defaults if None.
@@ -335,18 +342,45 @@ class LongRangeHead(torch.nn.Module):
             log_plan(plan.shape)
         multipoles = neutral_slabs(multipoles, plan)
         field = inputs.external_field
+        conserves, iterates = self.options.conserves_charge, self.options.is_self_consistent
+        if iterates and field is not None and response.softness is not None and not conserves:
+            _check_conserved(plan)
         result = self.electrostatics(
             *where,
             multipoles,
             response=response,
             external_field=field,
-            conserve_charge=self.options.conserves_charge,
+            conserve_charge=conserves,
             with_field=False,
             plan=plan,
+            self_consistent=iterates,
         )
-        if field is not None and response.softness is not None:
+        if field is not None and response.softness is not None and not iterates:
             result = _with_field_on_induced_charges(inputs, result, plan.sums)
-        return HeadOutput(multipoles, response, result, shift, inputs.positions, plan.sums)
+        in_field = None
+        if iterates:
+            in_field = FieldResponse(
+                self.electrostatics, plan, inputs.positions, inputs.cell, response, conserves
+            )
+        return HeadOutput(
+            multipoles, response, result, shift, inputs.positions, plan.sums, in_field
+        )
+
+
+def _check_conserved(plan: Plan) -> None:
+    """Refuse open structures in a field whose induced charges need not sum to zero.
+
+    Raises:
+        InputError: names the first.
+    """
+    for number, flags in enumerate(plan.shape.pbc):
+        if not any(flags):
+            raise InputError(
+                f"external_field: structure {number} is open (pbc F F F), and the model's "
+                "self-consistent induced charges do not sum to zero there: what a field induces "
+                "would depend on the origin of the coordinates. Train with --conserve_charge or "
+                "--constrain_charge, or use a model without induced charges"
+            )
 
 
 def _with_field_on_induced_charges(
