@@ -26,7 +26,12 @@ from mace_polmp.calculators.checks import (
     place_in_field,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
-from mace_polmp.calculators.outputs import moved_back, on_host, with_outputs
+from mace_polmp.calculators.outputs import (
+    moved_back,
+    on_host,
+    with_outputs,
+    zero_field_energy,
+)
 from mace_polmp.electrostatics import PlanKeeper
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
@@ -60,9 +65,9 @@ class MultipoleMACECalculator(MACECalculator):
     coordinates; for a periodic structure only its changes along unwrapped positions mean
     something), and atomic_dipoles [n, 3] e Å, atomic_quadrupoles [n, 3, 3] e Å²,
     atomic_polarizabilities [n, 3, 3] and polarizability [3, 3] e² Å²/eV, long_range_energy eV;
-    and, where asked for, born_charges [n, 3, 3] e (polarization, displacement),
-    electronic_polarizability [3, 3] e² Å²/eV (with the local-field sum of a periodic structure) and
-    electronic_permittivity [3, 3] (ε∞ of a periodic structure).
+    and, where asked for (polarizability, too, of a self-consistent response),
+    born_charges [n, 3, 3] e (polarization, displacement), electronic_polarizability [3, 3]
+    e² Å²/eV (with local fields) and electronic_permittivity [3, 3] (ε∞ of a periodic structure).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
     The total charge of a structure, e, which models with constrained charges know, is what
     atoms.info has under the key that the model was trained with, as "total_charge" or, as
@@ -147,6 +152,7 @@ class MultipoleMACECalculator(MACECalculator):
         self._asked_charge_key = (kwargs.get("info_keys") or {}).get("total_charge")
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
         self._clock = 0.0  # of the last
+        self._asks = False  # for the polarizability
         self._moved: np.ndarray | None = None  # what brought the structure to the origin
         self.external_field = external_field
 
@@ -227,6 +233,7 @@ class MultipoleMACECalculator(MACECalculator):
         """Everything that is not computed on demand only."""
         self.check(atoms)
         self._clock = self.time
+        self._asks = "polarizability" in asked
         field = self.field_at(self._clock)
         if field.any():
             check_field(atoms, field, asked, self.defines_polarization)
@@ -234,8 +241,11 @@ class MultipoleMACECalculator(MACECalculator):
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
         self._move_dipole_back()
-        self.results |= on_host({n: self._outputs[n].mean(0) for n in ELECTRICAL_OUTPUTS})
-        self._take_off_field(atoms, field)
+        electrical = (name for name in ELECTRICAL_OUTPUTS if name in self._outputs)
+        self.results |= on_host({name: self._outputs[name].mean(0) for name in electrical})
+        self.results["zero_field_energy"] = zero_field_energy(
+            self.results, atoms.pbc, field, self.defines_polarization
+        )
         if atoms.pbc.all():
             if field.any() and not self.defines_polarization:
                 self._act_on_charges(self._atoms_to_batch(atoms))
@@ -246,18 +256,6 @@ class MultipoleMACECalculator(MACECalculator):
         elif field.any():
             excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
             self._say(place_in_field(atoms, excess))
-
-    def _take_off_field(self, atoms: Atoms, field: np.ndarray) -> None:
-        """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field.
-
-        Along periodic directions the field has an energy with atomic dipoles only, unless the
-        polarization is defined.
-        """
-        results = self.results
-        whole = self.defines_polarization or not atoms.pbc.all()
-        moment = results["dipole"] if whole else results["atomic_dipoles"].sum(0)
-        induced = 0.5 * field @ results["polarizability"] @ field
-        results["zero_field_energy"] = float(results["energy"] + moment @ field - induced)
 
     def _act_on_charges(self, batch: Any) -> None:
         """Add the forces of the field on the charges of a periodic structure."""
@@ -383,6 +381,8 @@ class MultipoleMACECalculator(MACECalculator):
         plan = self._plans.of(*numbers_of(atoms), cell.device, cell.dtype)
         if plan is not None:
             batch["plan"] = plan
+        # Of a self-consistent response it takes three more solutions.
+        batch["with_polarizability"] = self._asks or self.divide_by_chi or bool(field.any())
         return batch
 
     def _create_result_tensors(

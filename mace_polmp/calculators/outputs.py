@@ -31,6 +31,7 @@ def with_outputs(
     shapes = {
         name: (n_atoms, *shape) if per_atom else shape
         for name, (per_atom, shape) in ELECTRICAL_OUTPUTS.items()
+        if out[name] is not None
     }
     if n_models == 1:
         found = {name: out[name].detach().view(1, *shape) for name, shape in shapes.items()}
@@ -73,3 +74,25 @@ def moved_back(
     shift = torch.stack(rows) @ torch.as_tensor(by, dtype=torch.float64)
     outputs["dipole"] = outputs["dipole"].cpu().double() - shift
     return outputs["dipole"]
+
+
+def zero_field_energy(
+    results: dict[str, Any], pbc: np.ndarray, field: np.ndarray, has_polarization: bool
+) -> float:
+    """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field, eV.
+
+    Along periodic directions the field has an energy with atomic dipoles only, unless the
+    polarization is defined.
+
+    Args:
+        results: energy, polarizability, dipole and atomic_dipoles in the field.
+        pbc: [3] bool.
+        field: [3], V/Å.
+        has_polarization: whether that of periodic structures is defined.
+    """
+    if not field.any():
+        return float(results["energy"])
+    whole = has_polarization or not pbc.all()
+    moment = results["dipole"] if whole else results["atomic_dipoles"].sum(0)
+    induced = 0.5 * field @ results["polarizability"] @ field
+    return float(results["energy"] + moment @ field - induced)

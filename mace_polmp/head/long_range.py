@@ -17,11 +17,16 @@ from mace_polmp.electrostatics import (
     Plan,
     ResponseCoefficients,
 )
-from mace_polmp.electrostatics.engine import acting_on_charges
 from mace_polmp.electrostatics.once import computed_once
 from mace_polmp.electrostatics.plan import log_plan
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.head.convolutions import Edges
+from mace_polmp.head.field_energies import (
+    check_conserved,
+    with_field_on_bonds,
+    with_field_on_induced_charges,
+)
+from mace_polmp.head.field_response import FieldResponse
 from mace_polmp.head.observables import (
     atomic_dipoles,
     charge_shift,
@@ -77,6 +82,7 @@ class HeadOutput:
         sums: over the atoms.
         bond_moments: [n_atoms, 3], e Å, whose sum is the dipole of the permanent charges where
             that needs no choice of periodic images (charge_readout bond); None elsewhere.
+        in_field: the response to fields, of a self-consistent response; else None.
     """
 
     multipoles: Multipoles
@@ -86,6 +92,7 @@ class HeadOutput:
     positions: Tensor
     sums: AtomSums
     bond_moments: Tensor | None = None
+    in_field: FieldResponse | None = None
 
     @property
     def energy(self) -> Tensor:
@@ -133,14 +140,17 @@ class HeadOutput:
 
     @computed_once
     def polarizability(self) -> Tensor:
-        """Σ α, [n_structures, 3, 3], e² Å²/eV."""
+        """Σ α, [n_structures, 3, 3], e² Å²/eV; of a self-consistent response −∂²E/∂F²."""
+        if self.in_field is not None:
+            return self.in_field.polarizability()
         return self.sums.total(self.atomic_polarizabilities)
 
 
 class LongRangeHead(torch.nn.Module):
     """Readouts of latent multipoles and their electrostatics, for any backbone.
 
-    The energy is E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746) of smeared multipoles.
+    The energy is E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746) of smeared multipoles, or with a
+    self-consistent response its minimum by what is induced.
 
     Args:
         options: settings; the defaults if None.
@@ -355,46 +365,28 @@ class LongRangeHead(torch.nn.Module):
             log_plan(plan.shape)
         multipoles = neutral_slabs(multipoles, plan)
         field = inputs.external_field
+        conserves, iterates = self.options.conserves_charge, self.options.is_self_consistent
+        if iterates and field is not None and response.softness is not None and not conserves:
+            check_conserved(plan)
         result = self.electrostatics(
             *where,
             multipoles,
             response=response,
             external_field=field,
-            conserve_charge=self.options.conserves_charge,
+            conserve_charge=conserves,
             with_field=False,
             plan=plan,
+            self_consistent=iterates,
         )
-        if field is not None and response.softness is not None:
-            result = _with_field_on_induced_charges(inputs, result, plan.sums)
+        if field is not None and response.softness is not None and not iterates:
+            result = with_field_on_induced_charges(inputs, result, plan.sums)
         if field is not None and moments is not None:
-            result = _with_field_on_bonds(inputs, result, moments, plan.sums)
-        return HeadOutput(multipoles, response, result, shift, inputs.positions, plan.sums, moments)
-
-
-def _with_field_on_bonds(
-    inputs: HeadInput, result: ElectrostaticsResult, moments: Tensor, sums: AtomSums
-) -> ElectrostaticsResult:
-    """Add −D·F of the charges along periodic directions, where the engine has dipoles only."""
-    field = inputs.external_field
-    assert field is not None
-    along = field - acting_on_charges(field, inputs.cell, inputs.pbc)
-    energy = sums.own(-(moments * sums.at_atoms(along)).sum(-1))
-    return replace(
-        result,
-        energy=result.energy + energy,
-        energy_permanent=result.energy_permanent + energy,
-    )
-
-
-def _with_field_on_induced_charges(
-    inputs: HeadInput, result: ElectrostaticsResult, sums: AtomSums
-) -> ElectrostaticsResult:
-    """Add −Σ Δq_i r_i·F: first order in the field, so that −∂E/∂F is the whole dipole."""
-    assert inputs.external_field is not None
-    field = sums.at_atoms(acting_on_charges(inputs.external_field, inputs.cell, inputs.pbc))
-    energy = sums.own(-result.induced_charge * (inputs.positions * field).sum(-1))
-    return replace(
-        result,
-        energy=result.energy + energy,
-        energy_induced_charge=result.energy_induced_charge + energy,
-    )
+            result = with_field_on_bonds(inputs, result, moments, plan.sums)
+        in_field = None
+        if iterates:
+            in_field = FieldResponse(
+                self.electrostatics, plan, inputs.positions, inputs.cell, response, conserves
+            )
+        return HeadOutput(
+            multipoles, response, result, shift, inputs.positions, plan.sums, moments, in_field
+        )

@@ -15,6 +15,7 @@ from mace_polmp.head.formal_charges import formal_charges
 
 LEARN = "learn"
 BOND = "bond"
+ONE_STEP, SELF_CONSISTENT = "one_step", "self_consistent"
 
 
 def option(
@@ -86,6 +87,14 @@ class LongRangeOptions:
         "linear response to the potential (induced charges) and the field (induced dipoles)",
         str,
         ("none", "charge", "dipole", "both"),
+    )
+    response: str = option(
+        ONE_STEP,
+        "what is induced answers to the permanent multipoles alone (one_step), or also to what is "
+        "induced elsewhere (self_consistent, which costs about ten evaluations of the field more "
+        "and has exact local fields)",
+        str,
+        (ONE_STEP, SELF_CONSISTENT),
     )
     polarizability: str = option(
         "isotropic",
@@ -217,6 +226,11 @@ class LongRangeOptions:
             taper=self.kspace_taper,
             self_interaction=self.self_interaction,
         )
+
+    @property
+    def is_self_consistent(self) -> bool:
+        """Whether what is induced acts on itself."""
+        return self.response == SELF_CONSISTENT and self.induced != "none"
 
     @property
     def conserves_charge(self) -> bool:

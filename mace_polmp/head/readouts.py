@@ -16,6 +16,7 @@ from e3nn import o3
 from torch import Tensor
 
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.coefficients import bounded
 from mace_polmp.electrostatics.products import small_product
 from mace_polmp.head.convolutions import (
     CHANNELS,
@@ -364,7 +365,10 @@ class MultipoleReadouts(torch.nn.Module):
                 root = torch.eye(3, dtype=column.dtype, device=column.device)
                 root = root + self._to_cartesian(tensors[2][-1])
                 polarizability = polarizability[:, None, None] * small_product(root, root)
-        return ResponseCoefficients(softness=softness, polarizability=polarizability)
+        found = ResponseCoefficients(softness=softness, polarizability=polarizability)
+        if self.options.is_self_consistent:
+            return bounded(found, self.options.smearing)
+        return found
 
     def _gather(self, node_feats: Tensor, degree: int) -> Tensor:
         """All features of one degree, [n_atoms, channels, 2l + 1]."""

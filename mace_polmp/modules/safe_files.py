@@ -62,11 +62,16 @@ def _unchanged(config: Config, state: State) -> tuple[Config, State]:
     return config, state
 
 
+def _one_step(config: Config, state: State) -> tuple[Config, State]:
+    """Until version 4 there was no other response than one step."""
+    return {**config, "long_range": {**config["long_range"], "response": "one_step"}}, state
+
+
 UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {
     1: _atomic_charges,
     2: _sharp_edge,
     3: _unchanged,
-    4: _unchanged,
+    4: _one_step,
 }
 """By version n, what makes config and tensors of version n those of version n + 1."""
 

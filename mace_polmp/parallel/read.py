@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
-from mace_polmp.electrostatics.engine import acting_on_charges
+from mace_polmp.electrostatics.external_field import acting_on_charges
 from mace_polmp.errors import InputError
 from mace_polmp.head import LongRangeOptions
 

@@ -74,6 +74,7 @@ def inherit(options: dict[str, Any], foundation: MultipoleMACE | None) -> LongRa
     terms = (("multipole_lmax", new.multipole_lmax < old.multipole_lmax),)
     terms += (("induced", old.induces_charges and not new.induces_charges),)
     terms += (("induced", old.induces_dipoles and not new.induces_dipoles),)
+    terms += (("response", old.is_self_consistent and not new.is_self_consistent),)
     for name, lost in terms:
         if lost:
             raise InputError(
