@@ -25,8 +25,6 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_ext", "**/_*"]
 smartquotes = False  # two dashes begin a flag
 
-# Pages come from several hands: until all are there, links to those that are not are no error.
-suppress_warnings = ["toc.not_readable", "toc.empty_glob", "myst.xref_missing"]
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4

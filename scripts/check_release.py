@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -52,6 +53,15 @@ def tracked() -> set[str]:
     """Files of the repository, as git knows them."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
     return set(done.stdout.decode().strip("\0").split("\0"))
+
+
+def clean_tree(files: set[str], folder: Path) -> Path:
+    """A copy of the repository's files alone, without what builds and runs left beside them."""
+    for name in files:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
@@ -113,7 +123,7 @@ def main() -> None:
         folder = Path(name)
         target = (args.output or folder / "dist").resolve()
         target.mkdir(parents=True, exist_ok=True)
-        source = build("sdist", ROOT, target)
+        source = build("sdist", clean_tree(files, folder / "tree"), target)
         check_source_release(source, files)
         with tarfile.open(source) as archive:
             archive.extractall(folder, filter="data")

@@ -1,12 +1,14 @@
 """e3nn's TorchScript, compiled once in each process of the tests.
 
-Every new model compiles the code that e3nn writes for its products, which takes longer than what
-most tests do with the model. Models of the same irreps have the same code.
+Every new model compiles the code that e3nn writes for its products, and every copy of a model and
+every one from a file reads that code and optimizes it anew, which takes longer than what most
+tests do with the model. Models of the same irreps have the same code.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 from typing import Any
 
 import mace  # noqa: F401  before e3nn
@@ -15,7 +17,9 @@ from e3nn.util.codegen import _mixin
 from torch import fx
 
 _compiled: dict[Any, torch.jit.ScriptModule] = {}
+_loaded: dict[bytes, torch.jit.ScriptModule] = {}
 _jitable = _mixin.jitable
+_set_state = _mixin.CodeGenMixin.__setstate__
 
 
 def _constant(graph: fx.GraphModule, name: str) -> Any:
@@ -45,6 +49,19 @@ def jitable(graph: fx.GraphModule) -> torch.nn.Module:
     return copy.deepcopy(_compiled[key])
 
 
+def set_state(self: Any, state: dict[str, Any]) -> None:
+    """As e3nn's own, with a copy of what was read from the same bytes before."""
+    compiled = state.get("__codegen__")
+    _set_state(self, {name: value for name, value in state.items() if name != "__codegen__"})
+    if compiled is not None:
+        for name, code in compiled.items():
+            if code not in _loaded:
+                _loaded[code] = torch.jit.load(io.BytesIO(code))
+            setattr(self, name, copy.deepcopy(_loaded[code]))
+        self.__codegen__ = list(compiled)
+
+
 def use() -> None:
     """From now on; what e3nn makes of it, torch.jit.script, leaves compiled modules as they are."""
     _mixin.jitable = jitable
+    _mixin.CodeGenMixin.__setstate__ = set_state

@@ -61,7 +61,7 @@ def mathml(latex: str, display: bool) -> str:
     for element in root.iter():
         _check(element)
         _embolden(element)
-        _name_functions(element)
+        _set_operator(element)
     ElementTree.register_namespace("", _NAMESPACE.strip("{}"))
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -91,11 +91,15 @@ def _embolden(element: ElementTree.Element) -> None:
     del element.attrib["mathvariant"]
 
 
-def _name_functions(element: ElementTree.Element) -> None:
-    """Names such as erf as identifiers: as operators they would have spaces about them."""
+def _set_operator(element: ElementTree.Element) -> None:
+    """Names such as erf and bars of absolute values without the spaces of operators."""
     text = element.text or ""
-    if element.tag == f"{_NAMESPACE}mo" and len(text) > 1 and text.isalpha():
+    if element.tag != f"{_NAMESPACE}mo":
+        return
+    if len(text) > 1 and text.isalpha():
         element.tag = f"{_NAMESPACE}mi"
+    elif text in ("|", "∣"):
+        element.attrib |= {"lspace": "0", "rspace": "0"}
 
 
 def _translated(node: nodes.Element, display: bool) -> str:

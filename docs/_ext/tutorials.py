@@ -32,8 +32,9 @@ CAPTURED = PAGES / "captured"
 RUNS = DOCS.parent / "tutorials"  # what runs leave behind, PNG files among it
 LARGEST_PICTURE = 100_000  # bytes
 _PICTURE = re.compile(r"^\[(\S+)\.png, (\S+)\.svg\]$")
-_WORD = re.compile(r"'[^']*'|\S+")
-_WIDTH = 96  # of output on a page
+# A word of a command, or a flag with its value, which stay on one line.
+_WORD = re.compile(r"--\w+(?: (?!-)(?:'[^']*'|\S+))?|'[^']*'|\S+")
+_WIDTH = 80  # of output on a page
 _CODE = "code"
 _TEXT = "markdown"
 

@@ -174,8 +174,8 @@ axis.legend(frameon=False)
 save(figure, "path_integrals_bonds")
 
 # %% [markdown]
-# The quantum bond is several times as broad as the classical one and a little longer, because the
-# energy rises more slowly outwards than inwards. Infrared spectra with such effects need more:
+# The quantum bond is two to three times as broad as the classical one and a little longer, because
+# the energy rises more slowly outwards than inwards. Infrared spectra with such effects need more:
 # thermostatted ring-polymer or centroid dynamics, which i-PI has as well; dipoles of its frames
 # come from the calculator afterwards.
 #

@@ -78,8 +78,8 @@ axis.grid(alpha=0.25)
 save(figure, "slab_vacuum")
 
 # %% [markdown]
-# Of the slab the fourth digit moves, of the periodic cell the first. The difference falls nearly
-# as 1/volume. (For fixed dipoles it would be D²/(2ε₀V) exactly; here atoms are polarizable, and
+# The energy of the slab hardly moves. That of the periodic cell comes near it about as 1/volume.
+# (For fixed dipoles the difference would be D²/(2ε₀V) exactly; here atoms are polarizable, and
 # their induced dipoles answer to the field as well.)
 #
 # Too little vacuum is refused, with the number that is needed. `as_slab(atoms, vacuum=...)` makes

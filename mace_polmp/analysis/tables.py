@@ -56,8 +56,8 @@ def r_squared(value: float) -> str:
     if not math.isfinite(value):
         return significant(value)
     rest = 1.0 - value
-    if rest <= 0.0:
-        return "1"
+    if rest < 0.5 * 10.0**-_MOST_DECIMALS:
+        return "1.0000"
     decimals = min(1 - _exponent(rest, 2), _MOST_DECIMALS)
     return f"{round(value, decimals):.{max(decimals, 0)}f}"
 

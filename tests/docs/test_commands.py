@@ -72,14 +72,20 @@ def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]] | N
     return None
 
 
-def command_lines(block: Block) -> list[str]:
-    """The commands of a block, without prompts and comments; continued lines in one."""
-    text = re.sub(r"\\\n\s*", " ", block.text)
-    lines = []
-    for line in text.splitlines():
-        line = re.sub(r"(^|\s)#.*$", "", line).strip().removeprefix("$ ")
-        lines += [part.strip() for part in re.split(r"&&|\|\||[;|]|\s&(?=\s|$)", line)]
-    return [line for line in lines if line]
+def command_lines(block: Block) -> list[list[str]]:
+    """The words of each command of a block, without prompts and comments."""
+    lines = re.sub(r"\\\n\s*", " ", block.text).splitlines()
+    commands: list[list[str]] = []
+    for line in lines:
+        lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        commands.append([])
+        for word in lexer:
+            if set(word) <= set("&|;()"):
+                commands.append([])
+            else:
+                commands[-1].append(word)
+    return [words for words in commands if words]
 
 
 def check_flags(parser: argparse.ArgumentParser, words: list[str], place: str) -> None:
@@ -111,8 +117,8 @@ def names(path: Path) -> str:
 def test_commands_can_be_copied(path):
     """Flags exist, and what is complete is what the command's parser accepts."""
     for block in blocks(path, "bash", "console", "shell", "sh"):
-        for line in command_lines(block):
-            found = parser_of(shlex.split(line))
+        for words in command_lines(block):
+            found = parser_of(words)
             if found is not None:
                 check_flags(*found, block.place)
                 check_arguments(*found, block.place)

@@ -50,6 +50,7 @@ def runs(tmp_path_factory):
     return {name: np.load(folder / f"{name}_{RANKS}.npz") for name in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_what_the_calculator_finds(runs, name):
     case, found = CASES[name], runs[name]
@@ -81,6 +82,7 @@ def test_it_is_what_the_calculator_finds(runs, name):
         assert float(found["deviation"]) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_energy_is_conserved(runs):
     assert abs(float(runs["nve"]["change"])) < 2e-3 * len(CASES["nve"].atoms())
 
@@ -174,6 +176,7 @@ def test_no_atoms_are_refused():
     lmp.close()
 
 
+@pytest.mark.slow
 def test_a_script_runs_with_its_loops(tmp_path):
     import torch
 
@@ -200,6 +203,7 @@ def test_a_script_that_loses_the_model_fails(tmp_path, monkeypatch, capsys):
     assert stopped.value.code == 1 and "fix polmp was removed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_error_on_one_process_ends_all(tmp_path):
     import torch
 
@@ -209,6 +213,7 @@ def test_an_error_on_one_process_ends_all(tmp_path):
     assert mpi(2, *command, cwd=tmp_path).returncode != 0
 
 
+@pytest.mark.slow
 def test_restart_files(tmp_path, monkeypatch):
     """A script that begins with read_restart goes on where the first one ended."""
     import torch

@@ -11,6 +11,7 @@ import pytest
 from tests.helpers import make_calculator
 from tests.parallel.cases import CASES, charge_of, field_of
 
+pytestmark = pytest.mark.slow  # all cases run in one call of several processes
 ROOT = Path(__file__).parents[2]
 
 
