@@ -21,10 +21,17 @@ from mace_polmp.calculators.checks import (
     dtype_name,
     expand,
     field_vector,
+    has_formal_charges,
     in_single_precision,
+    place_in_field,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
-from mace_polmp.calculators.outputs import moved_back, on_host, with_outputs
+from mace_polmp.calculators.outputs import (
+    moved_back,
+    on_host,
+    with_outputs,
+    zero_field_energy,
+)
 from mace_polmp.electrostatics import PlanKeeper
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
@@ -49,8 +56,6 @@ FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | 
 
 logger = logging.getLogger(__name__)
 
-_MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
-
 
 class MultipoleMACECalculator(MACECalculator):
     """ASE calculator of one MultipoleMACE or of a committee.
@@ -60,9 +65,9 @@ class MultipoleMACECalculator(MACECalculator):
     coordinates; for a periodic structure only its changes along unwrapped positions mean
     something), and atomic_dipoles [n, 3] e Å, atomic_quadrupoles [n, 3, 3] e Å²,
     atomic_polarizabilities [n, 3, 3] and polarizability [3, 3] e² Å²/eV, long_range_energy eV;
-    and, where asked for, born_charges [n, 3, 3] e (polarization, displacement),
-    electronic_polarizability [3, 3] e² Å²/eV (with the local-field sum of a periodic structure) and
-    electronic_permittivity [3, 3] (ε∞ of a periodic structure).
+    and, where asked for (polarizability, too, of a self-consistent response),
+    born_charges [n, 3, 3] e (polarization, displacement), electronic_polarizability [3, 3]
+    e² Å²/eV (with local fields) and electronic_permittivity [3, 3] (ε∞ of a periodic structure).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
     The total charge of a structure, e, which models with constrained charges know, is what
     atoms.info has under the key that the model was trained with, as "total_charge" or, as
@@ -76,9 +81,9 @@ class MultipoleMACECalculator(MACECalculator):
         default_dtype: "float32" or "float64"; "" keeps the model's.
         external_field: uniform field [3], V/Å, or a function that gives one for a time in fs (see
             follow), or None. Energy and forces in the field are those of −D·F − ½ F·α·F. Along
-            periodic directions the energy of a charge is not defined and refused; forces Z*ᵀF,
-            response included, are those of the Born charges, and zero_field_energy is the energy
-            without the field.
+            periodic directions the energy of a charge is not defined and refused, but with
+            charge_readout bond; forces Z*ᵀF, response included, are those of the Born charges,
+            and zero_field_energy is the energy without the field.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
             structures (see head.observables.screening_factor); never of energies and forces.
             None for the permittivity that the model was given or has learned.
@@ -147,6 +152,7 @@ class MultipoleMACECalculator(MACECalculator):
         self._asked_charge_key = (kwargs.get("info_keys") or {}).get("total_charge")
         self.time = 0.0  # fs; of the next evaluation, for a field that depends on it
         self._clock = 0.0  # of the last
+        self._asks = False  # for the polarizability
         self._moved: np.ndarray | None = None  # what brought the structure to the origin
         self.external_field = external_field
 
@@ -227,45 +233,29 @@ class MultipoleMACECalculator(MACECalculator):
         """Everything that is not computed on demand only."""
         self.check(atoms)
         self._clock = self.time
+        self._asks = "polarizability" in asked
         field = self.field_at(self._clock)
         if field.any():
-            check_field(atoms, field, asked)
+            check_field(atoms, field, asked, self.defines_polarization)
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
         self._move_dipole_back()
-        self.results |= on_host({n: self._outputs[n].mean(0) for n in ELECTRICAL_OUTPUTS})
-        self._take_off_field(atoms, field)
+        electrical = (name for name in ELECTRICAL_OUTPUTS if name in self._outputs)
+        self.results |= on_host({name: self._outputs[name].mean(0) for name in electrical})
+        self.results["zero_field_energy"] = zero_field_energy(
+            self.results, atoms.pbc, field, self.defines_polarization
+        )
         if atoms.pbc.all():
-            if field.any():
+            if field.any() and not self.defines_polarization:
                 self._act_on_charges(self._atoms_to_batch(atoms))
             factor = self._screening(atoms)
             for name, power in (("dipole", 1), ("dipole_comm", 1), ("dipole_var", 2)):
                 if name in self.results:
                     self.results[name] = self.results[name] * factor**power
         elif field.any():
-            self._check_place(atoms)
-
-    def _take_off_field(self, atoms: Atoms, field: np.ndarray) -> None:
-        """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field.
-
-        Along periodic directions the field has an energy with atomic dipoles only.
-        """
-        results = self.results
-        moment = results["atomic_dipoles"].sum(0) if atoms.pbc.all() else results["dipole"]
-        induced = 0.5 * field @ results["polarizability"] @ field
-        results["zero_field_energy"] = float(results["energy"] + moment @ field - induced)
-
-    def _check_place(self, atoms: Atoms) -> None:
-        """Say where the place of a structure in a field matters, which it should not."""
-        excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
-        distance = float(np.linalg.norm(atoms.positions.mean(0)))
-        if not atoms.pbc.any() and abs(excess) * distance > _MISPLACED:
-            self._say(
-                f"external_field: the latent charges sum to {excess:.2g} e more than the total "
-                f"charge, {distance:.0f} Å from the origin; energy and forces in the field depend "
-                "on this place: put the structure at the origin, or train with --constrain_charge"
-            )
+            excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
+            self._say(place_in_field(atoms, excess))
 
     def _act_on_charges(self, batch: Any) -> None:
         """Add the forces of the field on the charges of a periodic structure."""
@@ -278,6 +268,11 @@ class MultipoleMACECalculator(MACECalculator):
         self.results["forces"] = self.results["forces"] + forces.cpu().numpy()
         for name in UNDEFINED_IN_FIELD:
             self.results.pop(name, None)
+
+    @property
+    def defines_polarization(self) -> bool:
+        """Whether periodic structures have a polarization, and an energy in a field."""
+        return all(model.long_range_options.defines_polarization for model in self.models)
 
     def permittivity(self) -> float:
         """ε∞; dipoles and Born charges of periodic structures are multiplied by its root."""
@@ -361,7 +356,8 @@ class MultipoleMACECalculator(MACECalculator):
         """The dipole of the structure where it is, if it was evaluated at the origin."""
         if self._moved is None:
             return
-        dipole = moved_back(self._outputs, self._moved)
+        assert self.atoms is not None
+        dipole = moved_back(self._outputs, self._moved, self.models, self.atoms.numbers)
         if self.num_models > 1:
             self.results["dipole_comm"] = dipole.numpy()
             self.results["dipole_var"] = dipole.var(0, unbiased=False).numpy()
@@ -369,7 +365,8 @@ class MultipoleMACECalculator(MACECalculator):
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         self._moved = None
         if self.default_dtype == "float32":
-            near = in_single_precision(atoms, bool(self.field_at(self._clock).any()))
+            in_field = bool(self.field_at(self._clock).any())
+            near = in_single_precision(atoms, in_field, has_formal_charges(self.models))
             atoms, self._moved = near.atoms, near.by
         with own_graphs(self._neighbours):
             batch = super()._atoms_to_batch(atoms)  # type: ignore[no-untyped-call]
@@ -384,6 +381,8 @@ class MultipoleMACECalculator(MACECalculator):
         plan = self._plans.of(*numbers_of(atoms), cell.device, cell.dtype)
         if plan is not None:
             batch["plan"] = plan
+        # Of a self-consistent response it takes three more solutions.
+        batch["with_polarizability"] = self._asks or self.divide_by_chi or bool(field.any())
         return batch
 
     def _create_result_tensors(

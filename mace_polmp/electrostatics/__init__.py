@@ -4,11 +4,12 @@ Source of the method: Kim et al., "Polarizable atomic multipoles for learning lo
 electrostatics", arXiv:2605.05746 (2026). Units: Å, eV, e.
 """
 
-from mace_polmp.electrostatics.engine import Electrostatics, ElectrostaticsResult
+from mace_polmp.electrostatics.engine import Electrostatics
 from mace_polmp.electrostatics.keeper import PlanKeeper
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.plan import Plan, PlanShape
+from mace_polmp.electrostatics.result import ElectrostaticsResult
 
 __all__ = [
     "Electrostatics",

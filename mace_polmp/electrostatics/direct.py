@@ -8,7 +8,8 @@ summed block by block and evaluated anew in the backward pass, so that memory st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,6 +123,10 @@ class OpenBoundary:
             return totals[0], None, None
         energy, at_sites = totals
         return energy, at_sites[0], at_sites[1:].t().contiguous()
+
+    def at(self, positions: Tensor, cell: Tensor, part: Any, kept: Any) -> OpenBoundary:
+        """The same at a tensor with the same values and other derivatives."""
+        return replace(self, positions=positions)
 
     def atom_energies(self, multipoles: Multipoles) -> Tensor:
         """Each atom's part of the energy, ½ Σ_α m_α ∂^α φ, [n_atoms], eV."""

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics.checks import check_memory, check_slabs
+from mace_polmp.electrostatics.coefficients import are_stable, check_coefficients
+from mace_polmp.electrostatics.external_field import ExternalField, acting_on_charges
 from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients, check_inputs
 from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.plan import Plan, log_plan, plan_shape
-from mace_polmp.electrostatics.response import induced_charges, induced_dipoles
+from mace_polmp.electrostatics.response import one_step
+from mace_polmp.electrostatics.result import ElectrostaticsResult, Permanent
+from mace_polmp.electrostatics.self_consistent import Equations, respond
 from mace_polmp.electrostatics.self_energy import self_energies
 from mace_polmp.electrostatics.settings import Settings
 from mace_polmp.electrostatics.sums import AtomSums
 
 SOLVERS = ("auto", "ewald", "mesh")
-
-
-@dataclass(frozen=True)
-class ElectrostaticsResult:
-    """What the engine returns.
-
-    Attributes:
-        energy: [n_structures] eV, the sum of the three that follow.
-        energy_permanent: [n_structures] eV, permanent multipoles among themselves and with the
-            external field.
-        energy_induced_charge: [n_structures] eV.
-        energy_induced_dipole: [n_structures] eV.
-        potential: [n_atoms] V, of the permanent multipoles without the atom's own; None if it
-            was not asked for.
-        field: [n_atoms, 3] V/Å, likewise, the external field not included.
-        induced_charge: [n_atoms] e; zero without a softness.
-        induced_dipole: [n_atoms, 3] e Å; zero without a polarizability.
-    """
-
-    energy: Tensor
-    energy_permanent: Tensor
-    energy_induced_charge: Tensor
-    energy_induced_dipole: Tensor
-    potential: Tensor | None
-    field: Tensor | None
-    induced_charge: Tensor
-    induced_dipole: Tensor
 
 
 class Electrostatics(torch.nn.Module):
@@ -251,6 +228,7 @@ class Electrostatics(torch.nn.Module):
         conserve_charge: bool = False,
         with_field: bool = True,
         plan: Plan | None = None,
+        self_consistent: bool = False,
     ) -> ElectrostaticsResult:
         """Evaluate a batch of structures, open, periodic and slabs in any mixture.
 
@@ -272,6 +250,9 @@ class Electrostatics(torch.nn.Module):
             conserve_charge: induced charges sum to zero in each structure.
             with_field: False spares potential and field where no response needs them.
             plan: of these structures, see plan; None to make one, which waits for the device.
+            self_consistent: induced charges and dipoles feel each other, and what the external
+                field induces, see self_consistent.py; else the response is one step to the
+                permanent multipoles. In slabs induced charges then sum to zero in any case.
 
         Returns:
             ElectrostaticsResult.
@@ -279,13 +260,15 @@ class Electrostatics(torch.nn.Module):
         Raises:
             ValueError: a shape that does not fit; a structure that is periodic in one direction,
                 has a singular cell, is a slab with a net charge or too little vacuum, or does not
-                suit the solver; or arrays that do not fit into memory.
+                suit the solver; arrays that do not fit into memory; coefficients beyond what a
+                self-consistent response allows (see coefficients.py; with a plan on a GPU they
+                give NaN), or one that does not converge.
             TypeError: a dtype that does not fit.
         """
         check_inputs(positions, cell, pbc, batch, multipoles, response, external_field)
-        softness = None if response is None else response.softness
-        polarizability = None if response is None else response.polarizability
-        with_field = with_field or softness is not None or polarizability is not None
+        response = ResponseCoefficients() if response is None else response
+        responds = response.softness is not None or response.polarizability is not None
+        checked = plan is None
         if plan is None:
             plan = self.checked_plan(positions, cell, pbc, batch, multipoles.charge)
             log_plan(plan.shape)
@@ -294,41 +277,24 @@ class Electrostatics(torch.nn.Module):
             multipoles = _valid(plan, pbc, batch, multipoles)
         operator = FieldOperator.of(plan, positions, cell)
         sums = plan.sums
-        permanent, potential, field = operator.evaluate(multipoles, with_field)
+        permanent, potential, field = operator.evaluate(multipoles, with_field or responds)
+        own = None
         if self.self_interaction:
-            permanent = permanent + sums.own(self_energies(multipoles, self.smearing))
+            own = sums.own(self_energies(multipoles, self.smearing))
+            permanent = permanent + own
+        external = None
         if external_field is not None:
             acting = acting_on_charges(external_field, cell, pbc)
-            permanent = permanent + _field_energy(
-                positions, sums, multipoles, external_field, acting
-            )
-
-        energy = permanent
-        if softness is not None:
-            assert potential is not None
-            charge, energy_charge = induced_charges(softness, potential, sums, conserve_charge)
-            energy = energy + energy_charge
-        else:
-            charge, energy_charge = positions.new_zeros(len(positions)), torch.zeros_like(permanent)
-        if polarizability is not None:
-            assert field is not None
-            whole = field
-            if external_field is not None:
-                whole = field + sums.at_atoms(external_field)
-            dipole, energy_dipole = induced_dipoles(polarizability, whole, sums)
-            energy = energy + energy_dipole
-        else:
-            dipole, energy_dipole = torch.zeros_like(positions), torch.zeros_like(permanent)
-        return ElectrostaticsResult(
-            energy=energy,
-            energy_permanent=permanent,
-            energy_induced_charge=energy_charge,
-            energy_induced_dipole=energy_dipole,
-            potential=potential,
-            field=field,
-            induced_charge=charge,
-            induced_dipole=dipole,
-        )
+            external = ExternalField(external_field, acting)
+            permanent = permanent + external.energy(positions, sums, multipoles)
+        known = Permanent(positions, cell, multipoles, operator, permanent, potential, field)
+        if not (self_consistent and responds):
+            return one_step(known, response, external, conserve_charge)
+        if checked or positions.device.type == "cpu":
+            check_coefficients(response, self.smearing)
+        stable = are_stable(response, self.smearing).all().to(positions.dtype)
+        equations = Equations.of(operator, cell, response, conserve_charge)
+        return respond(known, response, external, equations, stable / stable, own)
 
 
 def _valid(plan: Plan, pbc: Tensor, batch: Tensor, multipoles: Multipoles) -> Multipoles:
@@ -336,34 +302,3 @@ def _valid(plan: Plan, pbc: Tensor, batch: Tensor, multipoles: Multipoles) -> Mu
     same = (batch == plan.sums.batch).all() & (pbc == plan.pbc).all()
     one = same.to(multipoles.charge.dtype)
     return replace(multipoles, charge=multipoles.charge * (one / one))
-
-
-def acting_on_charges(external_field: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
-    """The part of a uniform field in which a charge has an energy, [n_structures, 3].
-
-    All of it in open structures, the part along the normal in slabs, none in periodic structures.
-    """
-    n_periodic = pbc.sum(1)[:, None]
-    # The reciprocal vector of the axis that is not periodic is along the normal.
-    axis = (~pbc).to(torch.int64).argmax(1)
-    first, second = ((axis + 1) % 3, (axis + 2) % 3)
-    each = torch.arange(pbc.shape[0], device=pbc.device)
-    normal = torch.linalg.cross(cell[each, first], cell[each, second])
-    normal = normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True).clamp(min=1e-12)
-    along = (external_field * normal).sum(1, keepdim=True) * normal
-    in_slab = torch.where(n_periodic == 2, along, torch.zeros_like(along))
-    return torch.where(n_periodic == 0, external_field, in_slab)
-
-
-def _field_energy(
-    positions: Tensor,
-    sums: AtomSums,
-    multipoles: Multipoles,
-    external_field: Tensor,
-    acting: Tensor,
-) -> Tensor:
-    """−Σ μ_i·F − Σ q_i r_i·F, the second with what acts on charges: [n_structures] eV."""
-    per_atom = -multipoles.charge * (positions * sums.at_atoms(acting)).sum(-1)
-    if multipoles.dipole is not None:
-        per_atom = per_atom - (multipoles.dipole * sums.at_atoms(external_field)).sum(-1)
-    return sums.own(per_atom)

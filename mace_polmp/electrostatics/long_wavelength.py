@@ -13,7 +13,9 @@ factor S of the sources and S^a = Σ_l (μ_a + i k·Q_a)_l e^{ik·r_l}
 
     H_a = 1/(eps0 V) Σ_k e^{−σ²k²/2}/k² [k_a (σ² + 2/k²) Im(T S*) + Re(T S^a*)],
 
-which does not depend on the supercell.
+which does not depend on the supercell. In a self-consistent response every site has a dipole as
+well: what weighs φ_j is then a multipole −w_j, T = Σ_j −(w + i k·w_μ)_j e^{ik·r_j}, and
+T^a = Σ_j −(w_μa)_j e^{ik·r_j} adds −Re(T^a S*).
 """
 
 from __future__ import annotations
@@ -35,24 +37,24 @@ def induced_charge_moment(
     moves: Tensor,
     multipoles: Multipoles,
     held: Multipoles,
-    softness: Tensor,
+    weights: Multipoles,
 ) -> Tensor:
     """H [n_structures, 3], e Å, for its derivatives: its value has no meaning.
 
     Its derivative with respect to a source, a position or a multipole, is the sum of
-    (r_j − r_l) ∂Δq_j over all sites j and images; softnesses and sites are held.
+    (r_j − r_l) ∂Δq_j over all sites j and images; weights and sites are held.
 
     Args:
         lattice: of the atoms at their positions, with cells that have no derivative.
         solver: of structure factors at these sites.
         moves: [n_atoms, 3], Å: zero, with the derivative of the positions.
-        multipoles: the permanent multipoles.
+        multipoles: what potentials come from.
         held: the same with no derivative with respect to positions.
-        softness: κ, [n_atoms], e²/eV, likewise held.
+        weights: what weighs potentials and fields at the sites, −κ in one step, likewise held.
     """
     sites = lattice.fraction.detach()
     weight = lattice.geometry.weight
-    response = solver.structure_factor(sites, -softness[:, None])
+    response = solver.structure_factor(sites, lattice.moments(weights))
 
     def overlap(sources: Multipoles, fraction: Tensor) -> Tensor:
         """T S*, complex, for sources at a fraction."""
@@ -79,6 +81,13 @@ def induced_charge_moment(
             for a in range(3)
         ]
         moment = moment + torch.stack([(weight * c).sum((1, 2)) for c in columns], dim=1)
+    if weights.dipole is not None:
+        factor = solver.structure_factor(lattice.fraction, lattice.moments(multipoles)).conj()
+        of_sites = [
+            (solver.structure_factor(sites, weights.dipole[:, a, None]) * factor).real
+            for a in range(3)
+        ]
+        moment = moment - torch.stack([(weight * c).sum((1, 2)) for c in of_sites], dim=1)
     # The vector is between atoms and is held while a source moves: undo what moves with it.
     energies = _interaction(held, lambda sources: weight * overlap(sources, sites).real)
     return moment + lattice.sums.total(moves * energies[:, None])
@@ -100,7 +109,7 @@ def _interaction(multipoles: Multipoles, energy: Callable[[Multipoles], Tensor])
         values = {name: value for name, value in vars(multipoles).items() if value is not None}
         leaves = {name: value.detach().requires_grad_(True) for name, value in values.items()}
         total = energy(Multipoles(**leaves)).sum()
-        # Slopes do not depend on the sources, but on the softness, which training adapts.
+        # Slopes do not depend on the sources, but on the weights, which training adapts.
         slopes = torch.autograd.grad(total, list(leaves.values()), create_graph=True)
     parts = [
         (slope * value).flatten(1).sum(1) if value.dim() > 1 else slope * value

@@ -34,6 +34,10 @@ class Operator(Protocol):
 
     def atom_energies(self, multipoles: Multipoles) -> Tensor: ...
 
+    def at(
+        self, positions: Tensor, cell: Tensor, part: Part, kept: CellGeometry | None
+    ) -> Operator: ...
+
 
 @dataclass(frozen=True, eq=False)
 class PeriodicOperator:
@@ -55,15 +59,15 @@ class PeriodicOperator:
         part: Part,
         settings: Settings,
         kept: CellGeometry | None,
+        solver: Solver | None = None,
     ) -> PeriodicOperator:
-        """Of the atoms of a group."""
+        """Of the atoms of a group; with a solver that was made for the same positions, if any."""
         group, sums = part.group, part.sums
         lattice = Lattice.of(positions, cell, sums, group.limits, settings, kept)
-        solver: Solver
-        if group.kind == DIRECT:
+        if solver is None and group.kind == DIRECT:
             assert part.packing is not None
             solver = PlaneWaves(group.limits, lattice.fraction, part.packing)
-        else:
+        elif solver is None:
             solver = Mesh(group.mesh(settings), lattice.fraction, sums.batch)
         slabs = None
         if part.normals is not None and part.is_slab is not None:
@@ -71,6 +75,13 @@ class PeriodicOperator:
                 positions, cell, part.normals, part.is_slab, sums, settings.smearing
             )
         return cls(ReciprocalSpace(lattice, solver, settings), slabs)
+
+    def at(
+        self, positions: Tensor, cell: Tensor, part: Part, kept: CellGeometry | None
+    ) -> PeriodicOperator:
+        """The same at tensors with the same values, see FieldOperator.at."""
+        space = self.space
+        return PeriodicOperator.of(positions, cell, part, space.settings, kept, space.solver)
 
     def evaluate(self, multipoles: Multipoles, with_field: bool) -> Found:
         energy, potential, field = self.space.evaluate(multipoles, with_field)
@@ -112,19 +123,24 @@ class FieldOperator:
             cell: [n_structures, 3, 3], Å.
         """
         settings = plan.shape.settings
-        geometry: tuple[CellGeometry | None, ...] = (None,) * len(plan.parts)
-        if plan.geometry and not cell.requires_grad:
-            geometry = plan.geometry
         found: list[Operator] = []
-        for part, kept in zip(plan.parts, geometry, strict=True):
-            own = positions if part.atoms is None else positions[part.atoms]
-            cells = cell if part.structures is None else cell[part.structures]
+        for part, own, cells, kept in _by_part(plan, positions, cell):
             if part.group.kind == OPEN:
                 assert part.pairs is not None
                 found.append(OpenBoundary(own, part.pairs, part.sums, settings.smearing))
             else:
                 found.append(PeriodicOperator.of(own, cells, part, settings, kept))
         return cls(plan, tuple(found), positions)
+
+    def at(self, positions: Tensor, cell: Tensor) -> FieldOperator:
+        """The same for tensors of the same values, with other derivatives: solvers are kept."""
+        found = [
+            operator.at(own, cells, part, kept)
+            for operator, (part, own, cells, kept) in zip(
+                self.parts, _by_part(self.plan, positions, cell), strict=True
+            )
+        ]
+        return FieldOperator(self.plan, tuple(found), positions)
 
     def energy(self, multipoles: Multipoles) -> Tensor:
         """Energy of multipoles in each other's field, [n_structures], eV."""
@@ -168,14 +184,14 @@ class FieldOperator:
         return energy, potential, field
 
     def induced_charge_moment(
-        self, multipoles: Multipoles, held: Multipoles, softness: Tensor
+        self, multipoles: Multipoles, held: Multipoles, sites: Multipoles
     ) -> Tensor:
         """What Born charges need of induced charges in periodic structures: long_wavelength.py.
 
         Args:
-            multipoles: the permanent multipoles.
-            held: the multipoles without derivatives with respect to positions.
-            softness: κ, [n_atoms], e²/eV, likewise held.
+            multipoles: what potentials come from.
+            held: the same without derivatives with respect to positions.
+            sites: what weighs potentials and fields, charges −κ in one step, likewise held.
 
         Returns:
             [n_structures, 3], e Å, of which only derivatives have a meaning.
@@ -185,10 +201,11 @@ class FieldOperator:
         found = []
         for part, operator in zip(self.plan.parts, self.parts, strict=True):
             assert isinstance(operator, PeriodicOperator)
-            own = (multipoles, held, softness, moves)
+            own = (multipoles, held, sites, moves)
             if part.atoms is not None:
                 atoms = part.atoms
-                own = (multipoles.select(atoms), held.select(atoms), softness[atoms], moves[atoms])
+                chosen = (multipoles.select(atoms), held.select(atoms), sites.select(atoms))
+                own = (*chosen, moves[atoms])
             space = operator.space
             found.append(
                 induced_charge_moment(space.lattice, space.solver, own[3], own[0], own[1], own[2])
@@ -196,3 +213,21 @@ class FieldOperator:
         if len(found) == 1:
             return found[0]
         return torch.cat(found)[self.plan.structures_back]
+
+
+def _by_part(
+    plan: Plan, positions: Tensor, cell: Tensor
+) -> list[tuple[Part, Tensor, Tensor, CellGeometry | None]]:
+    """Each part of a plan with its positions, cells and, where known, what follows from these."""
+    geometry: tuple[CellGeometry | None, ...] = (None,) * len(plan.parts)
+    if plan.geometry and not cell.requires_grad:
+        geometry = plan.geometry
+    return [
+        (
+            part,
+            positions if part.atoms is None else positions[part.atoms],
+            cell if part.structures is None else cell[part.structures],
+            kept,
+        )
+        for part, kept in zip(plan.parts, geometry, strict=True)
+    ]

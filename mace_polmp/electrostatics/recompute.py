@@ -32,8 +32,15 @@ class _Transposed:
             ]
             outputs = self.function(*leaves)
             wanted = [x for x, needed in zip(leaves, self.needed, strict=True) if needed]
+            seen = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+            if not seen:  # outputs that depend on nothing that is asked for
+                return tuple(torch.zeros_like(x) for x in wanted)
             return torch.autograd.grad(
-                outputs, wanted, cotangents, create_graph=keep_graph, materialize_grads=True
+                [output for output, _ in seen],
+                wanted,
+                [cotangent for _, cotangent in seen],
+                create_graph=keep_graph,
+                materialize_grads=True,
             )
 
 

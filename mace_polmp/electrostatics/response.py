@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.external_field import ExternalField
+from mace_polmp.electrostatics.multipoles import ResponseCoefficients
+from mace_polmp.electrostatics.result import ElectrostaticsResult, Permanent
 from mace_polmp.electrostatics.sums import AtomSums
 
 
@@ -45,3 +48,47 @@ def induced_dipoles(polarizability: Tensor, field: Tensor, sums: AtomSums) -> tu
     else:
         dipole = (polarizability * field[:, None, :]).sum(-1)
     return dipole, sums.own(-0.5 * (dipole * field).sum(-1))
+
+
+def one_step(
+    known: Permanent,
+    response: ResponseCoefficients,
+    external: ExternalField | None,
+    conserve_charge: bool,
+) -> ElectrostaticsResult:
+    """Add the response to the permanent multipoles and, of dipoles, to the external field.
+
+    Args:
+        known: of the permanent multipoles.
+        response: softness and polarizability, or None for those that are not there.
+        external: the external field.
+        conserve_charge: induced charges sum to zero in each structure.
+    """
+    sums, permanent = known.operator.plan.sums, known.energy
+    energy, potential, field = permanent, known.potential, known.field
+    if response.softness is not None:
+        assert potential is not None
+        found = induced_charges(response.softness, potential, sums, conserve_charge)
+        charge, energy_charge = found
+        energy = energy + energy_charge
+    else:
+        charge, energy_charge = torch.zeros_like(known.positions[:, 0]), torch.zeros_like(permanent)
+    if response.polarizability is not None:
+        assert field is not None
+        whole = field
+        if external is not None:
+            whole = field + sums.at_atoms(external.whole)
+        dipole, energy_dipole = induced_dipoles(response.polarizability, whole, sums)
+        energy = energy + energy_dipole
+    else:
+        dipole, energy_dipole = torch.zeros_like(known.positions), torch.zeros_like(permanent)
+    return ElectrostaticsResult(
+        energy=energy,
+        energy_permanent=permanent,
+        energy_induced_charge=energy_charge,
+        energy_induced_dipole=energy_dipole,
+        potential=potential,
+        field=field,
+        induced_charge=charge,
+        induced_dipole=dipole,
+    )

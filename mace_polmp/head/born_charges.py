@@ -24,6 +24,10 @@ Induced charges Δq_j = −κ_j (φ_j − φ̄) are not local. Their first-order
 local like q; −κ_j δφ_j with δφ_j from sources m_l, whose vectors are those to l along edges, then
 from l to j through the Coulomb sum. The latter is taken in the long-wavelength limit at zero
 macroscopic field (electrostatics/long_wavelength.py). δφ̄ is uniform and carries no polarization.
+
+A self-consistent response x = K b is the same with other weights, see held.py: what a uniform
+potential induces takes the place of κ, and permanent and induced multipoles together that of the
+sources.
 """
 
 from __future__ import annotations
@@ -35,16 +39,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics import Multipoles, Plan
-from mace_polmp.electrostatics.sums import AtomSums
+from mace_polmp.electrostatics import Plan
 from mace_polmp.errors import InputError
+from mace_polmp.head.held import Held, acting, local_sum, unseen
 from mace_polmp.head.long_range import HeadOutput, LongRangeHead
-from mace_polmp.head.observables import (
-    atomic_dipoles,
-    polarizability_tensors,
-    screening_factor,
-    susceptibility,
-)
+from mace_polmp.head.observables import screening_factor, susceptibility
+from mace_polmp.head.sum_rule import enforce_sum_rule
 from mace_polmp.head.tangents import Tangents
 
 
@@ -126,8 +126,9 @@ def born_charges(
         [n_atoms, 3, 3], e; first index polarization, second displacement.
 
     Raises:
-        InputError: a mixture of open and periodic structures; a slab; an impossible permittivity;
-            or a backbone whose messages cannot be followed.
+        InputError: an impossible permittivity; and where the polarization of periodic structures
+            is not defined (LongRangeOptions.defines_polarization) a mixture of open and periodic
+            structures, a slab, or a backbone whose messages cannot be followed.
     """
     structures = backbone.structures
     pbc = structures.pbc
@@ -138,7 +139,8 @@ def born_charges(
     )
     if not sum_rule:
         return charges
-    total = None if bool(pbc.any()) else structures.total_charge
+    total = structures.total_charge
+    total = None if total is None else torch.where(pbc.any(1), 0.0, total)
     return enforce_sum_rule(charges, structures.batch, pbc.shape[0], total)
 
 
@@ -164,15 +166,16 @@ def born_charges_along(
     """
     pbc = backbone.structures.pbc
     periodic = pbc.all(-1)
-    if bool((pbc.any(-1) & ~periodic).any()):
+    if backbone.head.options.defines_polarization or not bool(pbc.any()):
+        charges, out = _of_dipole(backbone, directions, training)
+    elif bool((pbc.any(-1) & ~periodic).any()):
         raise InputError(
-            "born_charges of a slab are not available in this version; set pbc to T T T"
+            "born_charges of a slab need a model with --charge_readout bond; or set pbc to T T T"
         )
-    if not bool(periodic.any()):
-        return _open(backbone, directions, training)
-    if not bool(periodic.all()):
+    elif not bool(periodic.all()):
         raise InputError("born_charges: give open and periodic structures in separate batches")
-    charges, out = _periodic(backbone, directions, training=training, known=known)
+    else:
+        charges, out = _periodic(backbone, directions, training=training, known=known)
     return charges * _screening(backbone, out, epsilon_infinity, divide_by_chi)
 
 
@@ -184,35 +187,10 @@ def _screening(
     batch, positions = structures.batch, structures.positions
     if divide_by_chi:
         with torch.no_grad():
-            alpha = polarizability_tensors(out.response, batch.shape[0], positions)
-        chi = susceptibility(alpha, structures.cell, structures.pbc, batch)
+            chi = susceptibility(out.polarizability, structures.cell, structures.pbc)
     epsilon = backbone.head.epsilon_infinity if epsilon_infinity is None else epsilon_infinity
     factor = screening_factor(chi, structures.pbc, epsilon).to(positions.dtype)
     return factor[batch, None, None]
-
-
-def acoustic_sum(charges: Tensor, batch: Tensor, n_structures: int) -> Tensor:
-    """Σ_i Z*_i, [n_structures, 3, 3], e: zero for a neutral structure, else its charge times 1."""
-    return AtomSums(batch, n_structures).total(charges)
-
-
-def enforce_sum_rule(
-    charges: Tensor, batch: Tensor, n_structures: int, total_charge: Tensor | None = None
-) -> Tensor:
-    """Subtract from every atom the same tensor, so that Σ_i Z*_i is the total charge times 1.
-
-    Args:
-        charges: [n_atoms, 3, 3], e.
-        batch: [n_atoms] int64.
-        n_structures: the number of structures.
-        total_charge: [n_structures], e; None for neutral structures.
-    """
-    sums = AtomSums(batch, n_structures)
-    excess = sums.total(charges)
-    if total_charge is not None:
-        excess = excess - torch.diag_embed(total_charge[:, None].expand(-1, 3))
-    counts = sums.counts().clamp(min=1)
-    return charges - sums.at_atoms(excess / counts[:, None, None])
 
 
 def _leaves(structures: Structures) -> tuple[Tensor, Tensor]:
@@ -223,14 +201,14 @@ def _leaves(structures: Structures) -> tuple[Tensor, Tensor]:
     return positions, shifts
 
 
-def _open(backbone: Backbone, directions: Tensor, training: bool) -> Tensor:
-    """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ), along directions."""
+def _of_dipole(backbone: Backbone, directions: Tensor, training: bool) -> tuple[Tensor, HeadOutput]:
+    """∂/∂r of a dipole that needs no choice of images, along directions, and the output."""
     positions, shifts = _leaves(backbone.structures)
-    dipole = backbone.head_output(positions, shifts, in_field=True).dipole
-    moments = torch.einsum("sa,ksa->k", dipole, directions)
+    out = backbone.head_output(positions, shifts, in_field=True)
+    moments = torch.einsum("sa,ksa->k", out.dipole, directions)
     last = len(directions) - 1
     rows = [_gradient(moments[k], positions, k < last, training) for k in range(last + 1)]
-    return torch.stack(rows, dim=1)
+    return torch.stack(rows, dim=1), out
 
 
 def field_on_charges(backbone: Backbone, field: Tensor) -> Tensor:
@@ -244,73 +222,6 @@ def field_on_charges(backbone: Backbone, field: Tensor) -> Tensor:
         field: [n_structures, 3], V/Å.
     """
     return _periodic(backbone, field[None], dipoles=False)[0][:, 0]
-
-
-@dataclass(frozen=True)
-class Held:
-    """Values that stay what they are while positions change, though not while parameters do.
-
-    Attributes:
-        multipoles: the permanent multipoles.
-        softness: κ, [n_atoms], or None without induced charges.
-        potential: φ − φ̄, [n_atoms].
-        weights: ∂(Σ −κφ)/∂m of each kind of multipole.
-        charge_shift: λ of constrain_charge, [n_structures], or None.
-    """
-
-    multipoles: Multipoles
-    softness: Tensor | None
-    potential: Tensor | None
-    weights: list[Tensor]
-    charge_shift: Tensor | None
-
-    def select(self, structures: Tensor, atoms: Tensor) -> Held:
-        """Those of some structures.
-
-        Args:
-            structures: [n_structures] bool, which.
-            atoms: the numbers of their atoms.
-        """
-        return Held(
-            self.multipoles.select(atoms),
-            None if self.softness is None else self.softness[atoms],
-            None if self.potential is None else self.potential[atoms],
-            [weight[atoms] for weight in self.weights],
-            None if self.charge_shift is None else self.charge_shift[structures],
-        )
-
-    @classmethod
-    def of(cls, head: LongRangeHead, seen: HeadOutput, training: bool) -> Held:
-        """From what a forward pass gave; in training from one that does not see the positions."""
-        multipoles, softness = seen.multipoles, seen.response.softness
-        potential = seen.result.potential
-        weights: list[Tensor] = []
-        if softness is not None:
-            assert potential is not None
-            induced = -(_unseen(softness, training) * potential).sum()
-            weights = [
-                _unseen(weight, training)
-                for weight in torch.autograd.grad(
-                    induced, _sources(multipoles), retain_graph=True, create_graph=training
-                )
-            ]
-            softness, potential = _unseen(softness, training), _unseen(potential, training)
-            if head.options.conserves_charge:
-                potential = potential - _mean(softness, potential, seen.sums)
-        dipole, quadrupole = (
-            None if value is None else _unseen(value, training)
-            for value in (multipoles.dipole, multipoles.quadrupole)
-        )
-        kept = Multipoles(_unseen(multipoles.charge, training), dipole, quadrupole)
-        return cls(kept, softness, potential, weights, seen.charge_shift)
-
-
-def _unseen(tensor: Tensor, training: bool) -> Tensor:
-    return tensor if training else tensor.detach()
-
-
-def _sources(multipoles: Multipoles) -> list[Tensor]:
-    return [value for value in vars(multipoles).values() if value is not None]
 
 
 def _periodic(
@@ -344,20 +255,19 @@ def _periodic(
         out = backbone.head_output(positions, shifts, shift, hold_shift=True)
     if held is None:
         held = Held.of(backbone.head, out, training)
-    local = _local_sum(held, out)
-    multipoles = out.multipoles
+    local = local_sum(held, out)
     moment = torch.zeros_like(directions[0])
     if dipoles:
-        moment = moment + out.sums.total(atomic_dipoles(multipoles, out.result))
-    if held.softness is not None:
+        moment = moment + out.sums.total(out.atomic_dipoles)
+    if held.sites is not None:
         engine, cell = backbone.head.electrostatics, structures.cell.detach()
         plan = structures.plan
         if plan is None:
             plan = engine.plan_of(cell, structures.pbc, structures.batch)
         operator = engine.prepare(plan, positions, cell)
-        moment = moment + operator.induced_charge_moment(multipoles, held.multipoles, held.softness)
+        moment = moment + operator.induced_charge_moment(acting(out), held.acting, held.sites)
     by_edge = _gradient(local, shifts, True, training)
-    charge = _unseen(out.charges, training)
+    charge = unseen(out.charges, training)
     batch = structures.batch
     columns = []
     for number, direction in enumerate(directions):
@@ -370,25 +280,6 @@ def _periodic(
         columns.append(column + charge[:, None] * direction[batch])
     tangents.finished = True
     return torch.stack(columns, dim=1), out
-
-
-def _local_sum(held: Held, out: HeadOutput) -> Tensor:
-    """The sum whose changes through edges change Σ (q + Δq): a scalar, linear in what is local.
-
-    Σ q − (φ − φ̄) κ + c·m, with c_l = ∂(Σ_j −κ_j φ_j)/∂m_l of every source m_l, all weights held.
-    """
-    total = out.multipoles.charge.sum()
-    if out.response.softness is None or held.potential is None:
-        return total
-    for source, weight in zip(_sources(out.multipoles), held.weights, strict=True):
-        total = total + (weight * source).sum()
-    return total - (held.potential * out.response.softness).sum()
-
-
-def _mean(softness: Tensor, potential: Tensor, sums: AtomSums) -> Tensor:
-    """φ̄ = Σκφ/Σκ of each atom's structure, [n_atoms]."""
-    total, weighted = sums.total(torch.stack([softness, softness * potential], 1)).unbind(1)
-    return sums.at_atoms(weighted / total.where(total > 0, 1.0))
 
 
 def _gradient(value: Tensor, leaf: Tensor, retain: bool, training: bool = False) -> Tensor:

@@ -18,6 +18,7 @@ from mace_polmp.electrostatics import (
 from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.products import cell_volume
+from mace_polmp.electrostatics.self_consistent import with_induced
 from mace_polmp.electrostatics.self_energy import self_energies
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.errors import InputError
@@ -53,11 +54,18 @@ def atom_energies(
 
     ½ (q φ − μ·E + ½ Q:∇∇φ) of the permanent multipoles in the field of the others, and the energy
     of what is induced at the atom, −½ Δq²/κ − ½ Δμ·E, and where the engine keeps it that of each
-    multipole in its own potential. Without an external field.
+    multipole in its own potential. Of a self-consistent response permanent and induced multipoles
+    together, and what it costs to induce them. Without an external field.
     """
+    own = multipoles
+    if result.drive is not None:
+        induced = torch.cat([result.induced_charge[:, None], result.induced_dipole], 1)
+        multipoles = with_induced(multipoles, induced, response.polarizability is not None)
     energies = operator.atom_energies(multipoles)
     if engine.self_interaction:
-        energies = energies + self_energies(multipoles, engine.smearing)
+        energies = energies + self_energies(own, engine.smearing)
+    if result.drive is not None:
+        return energies + 0.5 * (induced * result.drive).sum(1)
     if response.softness is not None:
         softness = response.softness
         squares = result.induced_charge**2 / softness.where(softness > 0, 1.0)
@@ -131,9 +139,15 @@ def electronic_permittivity(polarizability: Tensor, cell: Tensor) -> Tensor:
     return torch.eye(3).to(polarizability) + polarizability / (EPS0 * volume)
 
 
-def susceptibility(atomic: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor) -> Tensor:
-    """χ = Σ_i tr α_i/(3 eps0 V), [n_structures]; zero where not periodic in three directions."""
-    trace = torch.einsum("bii->b", AtomSums(batch, pbc.shape[0]).total(atomic))
+def susceptibility(polarizability: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    """χ = tr α/(3 eps0 V), [n_structures]; zero where not periodic in three directions.
+
+    Args:
+        polarizability: of the structures, [n_structures, 3, 3], e² Å²/eV: in one step the sum over
+            their atoms.
+        cell, pbc: as of the engine.
+    """
+    trace = torch.einsum("bii->b", polarizability)
     periodic = pbc.all(1)
     volume = torch.where(periodic, cell_volume(cell.to(trace)), 1.0)
     return torch.where(periodic, trace / (3.0 * EPS0 * volume), 0.0)

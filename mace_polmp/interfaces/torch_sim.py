@@ -167,9 +167,10 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
             [n_systems, 3, 3] eV/Å³, NaN of open systems, which have no volume;
             charges [n_atoms] e, permanent plus induced; atomic_dipoles [n_atoms, 3] e Å;
             atomic_quadrupoles [n_atoms, 3, 3] e Å²; atomic_polarizabilities [n_atoms, 3, 3] and
-            polarizability [n_systems, 3, 3] e² Å²/eV; dipole [n_systems, 3] e Å, Σ q r + μ about
-            the origin, of periodic systems multiplied by √ε∞ and without a meaning across steps,
-            where torch-sim wraps atoms; long_range_energy [n_systems] eV.
+            polarizability [n_systems, 3, 3] e² Å²/eV, the latter not of models with a
+            self-consistent response, where it takes three more solutions; dipole [n_systems, 3]
+            e Å, Σ q r + μ about the origin, of periodic systems multiplied by √ε∞ and without a
+            meaning across steps, where torch-sim wraps atoms; long_range_energy [n_systems] eV.
 
         Raises:
             InputError: a system that the model cannot evaluate, or a state of another dtype or
@@ -214,7 +215,8 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
     def _results(self, out: dict[str, Tensor | None], data: dict[str, Any]) -> dict[str, Tensor]:
         """What torch-sim gets of the model's outputs."""
         names = ["energy", *(["forces"] if self.compute_forces else []), *ELECTRICAL_OUTPUTS]
-        results = {name: out[name].detach() for name in names}  # type: ignore[union-attr]
+        found = {name: out[name] for name in names}
+        results = {name: value.detach() for name, value in found.items() if value is not None}
         if self.compute_stress:
             stress = out["stress"]
             if stress is None:
@@ -247,6 +249,7 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
             "shifts": torch.einsum("ea,eab->eb", units, cells[batch[edges[0]]]),
             "head": torch.full((len(structures),), self._head, device=self.device),
             "total_charge": torch.tensor(charges, **where),
+            "with_polarizability": False,
         }
 
     def _check_tensors(self, state: ts.SimState) -> None:

@@ -125,6 +125,9 @@ class CompiledPass:
         if graph.plan is None:
             self._say("a committee of different electrostatics is not compiled")
             return None
+        if model.long_range_options.is_self_consistent:
+            self._say("a self-consistent response is solved for, and the model is not compiled")
+            return None
         if self._state != _state_of(model):
             self._start(model)
         asked = (graph.external_field is None, graph.positions.dtype, graph.edge_index.shape[1] > 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import mace  # noqa: F401  before e3nn
@@ -24,47 +24,21 @@ from mace_polmp.modules.backbone import (
 )
 from mace_polmp.modules.born_charges import labelled_born_charges
 from mace_polmp.modules.graph import Graph
+from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, BackboneOutput, electrical_outputs
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.modules.summary import summary
 
-# What calculators and files show of the model's electrical outputs: per atom or per structure,
-# and the shape of one.
-ELECTRICAL_OUTPUTS: dict[str, tuple[bool, tuple[int, ...]]] = {
-    "charges": (True, ()),
-    "atomic_dipoles": (True, (3,)),
-    "atomic_quadrupoles": (True, (3, 3)),
-    "atomic_polarizabilities": (True, (3, 3)),
-    "dipole": (False, (3,)),
-    "polarizability": (False, (3, 3)),
-    "long_range_energy": (False, ()),
-}
+__all__ = ["ELECTRICAL_OUTPUTS", "FORMAT_VERSION", "BackboneOutput", "MultipoleMACE"]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Version of what a .model file holds; a file with a higher one is refused."""
-
-
-@dataclass(frozen=True, eq=False)
-class BackboneOutput:
-    """What the backbone gives of a batch.
-
-    Attributes:
-        energy, interaction_energy: [n_structures], eV, with and without atomic energies.
-        node_feats: [n_atoms, n_features].
-        edges: of the pass; None where there was none.
-        outputs: upstream's dictionary.
-    """
-
-    energy: Tensor
-    interaction_energy: Tensor
-    node_feats: Tensor
-    edges: Edges | None
-    outputs: dict[str, Tensor | None]
 
 
 class MultipoleMACE(ScaleShiftMACE):
     """MACE plus the smeared electrostatic energy of latent multipoles and their linear response.
 
-    The energy is E_MACE + E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746). Both parts see the same
+    The energy is E_MACE + E_perm + Σ U^iq + Σ U^iu (arXiv:2605.05746), or with a self-consistent
+    response E_MACE and the least energy of what is induced. Both parts see the same
     strained positions and cell and are differentiated together, so forces and stress are exact.
 
     Args:
@@ -80,6 +54,7 @@ class MultipoleMACE(ScaleShiftMACE):
     trained_on: TrainingRecord = TrainingRecord()  # also of models saved before they remembered
     _double_e0s: Tensor | None = None  # what a model in single precision rounds
     born_directions: int = 3  # of polarization, in which a training sees its Born charges
+    gives_polarizability: bool = True  # where that of a structure takes solving for it
     compiled: Any = None  # a CompiledPass, for evaluations that need first derivatives only
     __repr__ = summary
 
@@ -175,8 +150,11 @@ class MultipoleMACE(ScaleShiftMACE):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         readouts, version = self.multipole_readouts, self.format_version
+        self.format_version = max(version, FORMAT_VERSION)
+        if version < 5:  # before anything was induced self-consistently
+            self.long_range_options = replace(self.long_range_options, response="one_step")
+            readouts.options = self.long_range_options
         if version < 4:  # before charges were read layer by layer
-            self.format_version = FORMAT_VERSION
             readouts.layers = None
         if version < 3:  # before sums over wave vectors had a soft edge
             self.long_range_options = replace(self.long_range_options, kspace_taper=0.0)
@@ -252,7 +230,9 @@ class MultipoleMACE(ScaleShiftMACE):
             induced_charges [n_atoms] e, induced_dipoles [n_atoms, 3] e Å;
             softness [n_atoms] e²/eV, atomic_polarizabilities [n_atoms, 3, 3] e² Å²/eV;
             dipole [n_structures, 3] e Å, polarizability [n_structures, 3, 3] e² Å²/eV;
-            born_charges [n_atoms, 3, 3] e where they are asked for.
+            born_charges [n_atoms, 3, 3] e where they are asked for. The polarizability of a
+            self-consistent response takes three more solutions: data["with_polarizability"]
+            False, or the model's gives_polarizability, leaves None in its place.
 
         Raises:
             NotImplementedError: per-edge forces, atomic stresses or LAMMPS' ML-IAP, which a
@@ -276,7 +256,8 @@ class MultipoleMACE(ScaleShiftMACE):
             precision = self.compiled.precision()  # derivatives run after the function
         if outputs is None:
             short, out = self.long_range(strained)
-            outputs = self.outputs(short, out)
+            wanted = graph.data.get("with_polarizability", self.gives_polarizability)
+            outputs = self.outputs(short, out, wanted)
             if labelled:
                 outputs["born_charges"] = labelled_born_charges(self, graph, training, out)
         interaction: Any = outputs["interaction_energy"]
@@ -307,7 +288,9 @@ class MultipoleMACE(ScaleShiftMACE):
             "displacement": displacement,
         }
 
-    def outputs(self, short: BackboneOutput, out: HeadOutput) -> dict[str, Tensor | None]:
+    def outputs(
+        self, short: BackboneOutput, out: HeadOutput, with_polarizability: bool = True
+    ) -> dict[str, Tensor | None]:
         """The outputs of forward that are not derivatives of the energy."""
         return {
             **short.outputs,
@@ -315,7 +298,7 @@ class MultipoleMACE(ScaleShiftMACE):
             "interaction_energy": short.interaction_energy + out.energy,
             "short_range_energy": short.energy,
             "long_range_energy": out.energy,
-            **electrical_outputs(out),
+            **electrical_outputs(out, with_polarizability),
         }
 
     def backbone(self, graph: Graph) -> BackboneOutput:
@@ -379,22 +362,10 @@ class MultipoleMACE(ScaleShiftMACE):
     def electronic_polarizability(self, data: dict[str, Tensor]) -> Tensor:
         """Polarizability with local fields, [n_structures, 3, 3], e² Å²/eV: see observables.py."""
         graph = Graph.of(data)
+        if self.long_range_options.is_self_consistent:
+            without = Graph.of({k: v for k, v in data.items() if k != "applied_field"})
+            return self.long_range(without)[1].polarizability
         response = self.read_multipoles(data)[2]
         where = (graph.positions, graph.cell, graph.pbc, graph.batch)
         alpha = polarizability_tensors(response, len(graph.positions), graph.positions)
         return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan)
-
-
-def electrical_outputs(out: HeadOutput) -> dict[str, Tensor | None]:
-    """The outputs of forward that are not energies or their derivatives."""
-    return {
-        "charges": out.charges,
-        "atomic_dipoles": out.atomic_dipoles,
-        "atomic_quadrupoles": out.atomic_quadrupoles,
-        "induced_charges": out.result.induced_charge,
-        "induced_dipoles": out.result.induced_dipole,
-        "softness": out.softness,
-        "atomic_polarizabilities": out.atomic_polarizabilities,
-        "dipole": out.dipole,
-        "polarizability": out.polarizability,
-    }

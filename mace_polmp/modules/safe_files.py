@@ -58,14 +58,20 @@ def _sharp_edge(config: Config, state: State) -> tuple[Config, State]:
 
 
 def _unchanged(config: Config, state: State) -> tuple[Config, State]:
-    """Until version 3 no charges were read layer by layer; defaults say what there was."""
+    """Versions 4 and 5 brought readouts and responses; defaults say what there was before."""
     return config, state
+
+
+def _one_step(config: Config, state: State) -> tuple[Config, State]:
+    """Until version 4 there was no other response than one step."""
+    return {**config, "long_range": {**config["long_range"], "response": "one_step"}}, state
 
 
 UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {
     1: _atomic_charges,
     2: _sharp_edge,
     3: _unchanged,
+    4: _one_step,
 }
 """By version n, what makes config and tensors of version n those of version n + 1."""
 

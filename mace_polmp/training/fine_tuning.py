@@ -25,6 +25,7 @@ _CARRIED = 1e-3  # eV/atom; more than rounding, less than anything that matters
 _MOST_STRUCTURES, _MOST_ATOMS = 16, 2000
 _SHARED = (
     "charge_readout",
+    "formal_charges",
     "layer_hidden",
     "smearing",
     "kspace_spacing",
@@ -73,6 +74,7 @@ def inherit(options: dict[str, Any], foundation: MultipoleMACE | None) -> LongRa
     terms = (("multipole_lmax", new.multipole_lmax < old.multipole_lmax),)
     terms += (("induced", old.induces_charges and not new.induces_charges),)
     terms += (("induced", old.induces_dipoles and not new.induces_dipoles),)
+    terms += (("response", old.is_self_consistent and not new.is_self_consistent),)
     for name, lost in terms:
         if lost:
             raise InputError(

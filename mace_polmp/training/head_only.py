@@ -92,7 +92,7 @@ class CachedBackbone(torch.nn.Module):
             "forces": data["forces"] + lifted,
             "virials": None,
             "stress": None,
-            **electrical_outputs(out),
+            **electrical_outputs(out, self.model.gives_polarizability),
         }
 
 

@@ -337,11 +337,12 @@ class _Session:
         loop.resume()
         if not self._args.lbfgs:  # whose loss must be the same in every evaluation
             model.born_directions = self._training.born_charges_directions
+        model.gives_polarizability = "polarizability" in self._training.used
         seed = self._args.seed
         try:
             loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
         finally:
-            model.born_directions = 3
+            model.born_directions, model.gives_polarizability = 3, True
         if loop.is_first and self._args.plot and self._training.used:
             draw_label_curves(settings["logger"].path)
 

@@ -31,6 +31,7 @@ def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> str:
                 break
             data = batch.to(device).to_dict()
             data.pop("born_charges_weight", None)  # costly, and not in the table
+            data["with_polarizability"] = False
             with torch.no_grad():
                 out = model(data, compute_force=False)
             alpha = torch.einsum("nii->n", out["atomic_polarizabilities"]) / 3.0
