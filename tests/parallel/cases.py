@@ -40,6 +40,8 @@ def model(solver="auto", dtype=None, **options):
     return found if dtype is None else found.to(dtype)
 
 
+ITERATED = dict(response="self_consistent", polarizability="anisotropic")
+
 CASES = {
     "direct": Case(lambda: (_shuffled(rock_salt()), model("ewald"), {})),
     "mesh": Case(
@@ -84,6 +86,26 @@ CASES = {
         )
     ),
     "open empty": Case(lambda: (_shuffled(salty_water()), model(), {}), empty=1),
+    "self-consistent": Case(
+        lambda: (_shuffled(rock_salt("triclinic")), model("ewald", **ITERATED), {}), empty=1
+    ),
+    "self-consistent mesh": Case(
+        lambda: (
+            _shuffled(rock_salt() * (2, 2, 2)),
+            model("mesh", conserve_charge=True, **ITERATED),
+            {},
+        )
+    ),
+    "self-consistent slab": Case(
+        lambda: (wet_slab(), model("ewald", **ITERATED), {"external_field": [0.0, 0.0, 0.02]})
+    ),
+    "self-consistent open": Case(
+        lambda: (
+            _shuffled(salty_water()),
+            model(constrain_charge="softness", **ITERATED),
+            {"external_field": [0.01, 0.0, -0.02]},
+        )
+    ),
 }
 
 
