@@ -54,35 +54,45 @@ class _Functional:
         return energy
 
 
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """What derivatives of the energy need besides the tensors they are taken by.
+
+    Attributes:
+        functional: E[y].
+        drive: the solution y, with its derivatives. It is no input of the energy: first
+            derivatives must not even visit it.
+        graph: the energy at fixed y with its graph, and the leaves of that; None without one.
+    """
+
+    functional: _Functional
+    drive: Tensor
+    graph: tuple[Tensor, list[Tensor]] | None
+
+
 class _Stationary(torch.autograd.Function):
     """The energy with derivatives at fixed y, which itself depends on all else in higher ones."""
 
     @staticmethod
-    def forward(
-        functional: _Functional,
-        graph: tuple[Tensor, list[Tensor]] | None,
-        energy: Tensor,
-        drive: Tensor,
-        *values: Tensor,
-    ) -> Tensor:
+    def forward(solved: _Solved, energy: Tensor, *values: Tensor) -> Tensor:
         return energy.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        ctx.functional, ctx.graph = inputs[:2]
-        ctx.save_for_backward(*inputs[3:])
+        ctx.solved = inputs[0]
+        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[4:]
+        needed, solved = ctx.needs_input_grad[2:], ctx.solved
         keep = torch.is_grad_enabled()
-        if keep or ctx.graph is None:
-            drive, *values = ctx.saved_tensors
+        if keep or solved.graph is None:
+            drive = solved.drive if keep else solved.drive.detach()
             with torch.enable_grad():
-                leaves = leaves_of(tuple(values), needed, keep)
-                energy = ctx.functional(drive if keep else drive.detach(), *leaves)
+                leaves = leaves_of(ctx.saved_tensors, needed, keep)
+                energy = solved.functional(drive, *leaves)
         else:
-            energy, leaves = ctx.graph
+            energy, leaves = solved.graph
         wanted = [leaf for leaf, need in zip(leaves, needed, strict=True) if need]
         slopes = iter(
             torch.autograd.grad(
@@ -95,7 +105,7 @@ class _Stationary(torch.autograd.Function):
                 materialize_grads=True,
             )
         )
-        return (None,) * 4 + tuple(next(slopes) if need else None for need in needed)
+        return (None,) * 2 + tuple(next(slopes) if need else None for need in needed)
 
 
 def _energy(functional: _Functional, drive: Tensor, values: tuple[Tensor, ...]) -> Tensor:
@@ -109,7 +119,7 @@ def _energy(functional: _Functional, drive: Tensor, values: tuple[Tensor, ...]) 
     else:
         energy = functional(drive.detach(), *values)
     out: Tensor = _Stationary.apply(  # type: ignore[no-untyped-call]
-        functional, graph, energy.detach(), drive, *values
+        _Solved(functional, drive, graph), energy.detach(), *values
     )
     return out
 
