@@ -190,6 +190,10 @@ def test_a_one_step_model_goes_on_as_a_self_consistent_one():
     for name, parameter in new.named_parameters():
         if name in kept:
             torch.testing.assert_close(parameter, kept[name], rtol=0, atol=0)
+    wanted = {"response": "self_consistent", "conserve_charge": True}
+    assert inherit(wanted, old).conserves_charge  # as energies change in any case
+    with pytest.raises(InputError, match="--conserve_charge: the foundation model was trained"):
+        inherit({"conserve_charge": True}, old)
     with pytest.raises(InputError, match="--response one_step: the foundation model has self"):
         inherit({"response": "one_step"}, random_model(ITERATED))
 
