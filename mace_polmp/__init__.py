@@ -7,7 +7,6 @@ mace_polmp.MultipoleMACECalculator, and loaded when it is asked for.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
     from mace_polmp.modules.io import load_model, write_model
     from mace_polmp.structures import as_slab
 
-try:
-    __version__ = version("mace-polmp")
-except PackageNotFoundError:  # a folder that was not installed
-    __version__ = "unknown"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Electrostatics": "electrostatics",

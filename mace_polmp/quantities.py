@@ -17,6 +17,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from mace_polmp.errors import InputError
+from mace_polmp.unit_names import CHARGE, DIPOLE, ENERGY, FORCE, POLARIZABILITY, STRESS
 
 OPEN, WIRE, SLAB, PERIODIC = "open", "wire", "slab", "periodic"
 _BOUNDARIES = (OPEN, WIRE, SLAB, PERIODIC)
@@ -35,7 +36,7 @@ class Quantity:
         result: its name among a calculator's results; empty where it has none.
         shape: of one label, without atoms.
         per_atom: whether each atom has one.
-        unit: as shown.
+        unit: of errors in tables.
         factor: from eV, Å, e to the unit.
         defined: boundary conditions in which a prediction and a label mean the same.
         trained: boundary conditions in which a model can be trained on it.
@@ -50,20 +51,25 @@ class Quantity:
     defined: tuple[str, ...] = _EVERYWHERE
     trained: tuple[str, ...] = _EVERYWHERE
 
+    @property
+    def label_unit(self) -> str:
+        """The unit of labels in files and of results; `unit` is that of tables of errors."""
+        return self.unit if self.factor == 1.0 else self.unit.removeprefix("m")
+
     def full_shape(self, n_atoms: int) -> tuple[int, ...]:
         """Of the label of a structure."""
         return ((n_atoms,) if self.per_atom else ()) + self.shape
 
 
 LABELS = {
-    "energy": Quantity("REF_energy", "energy", (), False, "meV", 1e3),
-    "forces": Quantity("REF_forces", "forces", (3,), True, "meV/Å", 1e3),
+    "energy": Quantity("REF_energy", "energy", (), False, ENERGY, 1e3),
+    "forces": Quantity("REF_forces", "forces", (3,), True, FORCE, 1e3),
     "stress": Quantity(
         "REF_stress",
         "stress",
         (3, 3),
         False,
-        "meV/Å³",
+        STRESS,
         1e3,
         defined=(SLAB, PERIODIC),
         trained=(SLAB, PERIODIC),
@@ -73,20 +79,20 @@ LABELS = {
         "",
         (3, 3),
         False,
-        "meV",
+        ENERGY,
         1e3,
         defined=(SLAB, PERIODIC),
         trained=(SLAB, PERIODIC),
     ),
     "dipole": Quantity(
-        "REF_dipole", "dipole", (3,), False, "e Å", defined=(OPEN,), trained=(OPEN,)
+        "REF_dipole", "dipole", (3,), False, DIPOLE, defined=(OPEN,), trained=(OPEN,)
     ),
     "polarizability": Quantity(
         "REF_polarizability",
         "electronic_polarizability",
         (3, 3),
         False,
-        "e² Å²/eV",
+        POLARIZABILITY,
         trained=(OPEN,),
     ),
     "born_charges": Quantity(
@@ -94,11 +100,11 @@ LABELS = {
         "born_charges",
         (3, 3),
         True,
-        "e",
+        CHARGE,
         defined=(OPEN, PERIODIC),
         trained=(OPEN, PERIODIC),
     ),
-    "total_charge": Quantity("total_charge", "", (), False, "e"),
+    "total_charge": Quantity("total_charge", "", (), False, CHARGE),
 }
 """All labels of structures by name."""
 

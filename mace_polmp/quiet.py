@@ -14,6 +14,7 @@ _NOTICES = (
     "'pin_memory' argument is set as true but no accelerator",  # mace's loaders on a CPU
     "To copy construct from a tensor",  # mace makes a model from tensors
     "`torch.jit",  # e3nn
+    "The TorchScript type system",  # e3nn, of each of its modules
 )
 
 for _notice in _NOTICES:

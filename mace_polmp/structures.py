@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.neighborlist import natural_cutoffs, neighbor_list
 from matscipy.neighbours import neighbour_list
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from mace_polmp.electrostatics import Electrostatics
@@ -31,6 +34,7 @@ LARGEST = 1e5
 _SEARCH = 2.0
 _FARTHEST = 1e7  # Å from the origin: beyond, coordinates lose digits in double precision, too
 # Where coordinates have fewer digits left than a model's rounding errors in single precision, Å.
+_BONDED = 1.15  # times the sum of covalent radii
 _FAR = 50.0
 TOTAL_CHARGE = "total_charge"
 """The default key of the total charge; upstream's calculator calls it charge."""
@@ -200,6 +204,17 @@ def near_origin(atoms: Atoms) -> Moved:
     moved.calc = atoms.calc
     moved.positions = atoms.positions + by
     return Moved(moved, by)
+
+
+def molecules(atoms: Atoms) -> NDArray[np.int64]:
+    """The number of the molecule that each atom belongs to, [n_atoms], from 0 on.
+
+    Molecules are what covalent bonds hold together.
+    """
+    i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=_BONDED))
+    n = len(atoms)
+    labels = connected_components(coo_matrix((np.ones(len(i)), (i, j)), (n, n)), False)[1]
+    return np.asarray(labels, dtype=np.int64)
 
 
 def check_motion(atoms: Atoms, where: str) -> None:

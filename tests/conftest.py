@@ -8,11 +8,12 @@ import os
 import pytest
 import torch
 
-from tests import devices
+from tests import compiled_once, devices
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
-
+    os.environ["OMP_NUM_THREADS"] = "1"  # and so do the processes that they start
+compiled_once.use()
 
 MARKS = {"cuda": pytest.mark.cuda}  # the GPU's alone: -m cuda
 

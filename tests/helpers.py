@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import mace  # noqa: F401  before e3nn
 import numpy as np
 import torch
@@ -12,8 +17,11 @@ from mace.tools import torch_geometric
 
 from mace_polmp.head.electronegativity import electropositivity
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+from tests import compiled_once
 from tests.devices import current, moved, rounding  # noqa: F401
 from tests.systems import rattled, rock_salt, salty_water, wet_slab  # noqa: F401
+
+compiled_once.use()  # also in processes that tests start
 
 ELEMENTS = [1, 8, 11, 17]
 
@@ -23,9 +31,9 @@ def backbone_settings(
     hidden_irreps: str = "8x0e+8x1o",
     interaction: str = "RealAgnosticResidualInteractionBlock",
     r_max: float = 4.0,
-    elements: list[int] | None = None,
+    elements: Sequence[int] | None = None,
 ) -> dict:
-    elements = elements or ELEMENTS
+    elements = list(elements or ELEMENTS)
     return dict(
         r_max=r_max,
         num_bessel=6,
@@ -52,13 +60,24 @@ def random_model(
     options: LongRangeOptions | None = None, seed: int = 0, boost: float = 3.0, **backbone
 ) -> MultipoleMACE:
     """A float64 model with random weights, the head scaled until its energy matters."""
+    if "elements" in backbone:
+        backbone["elements"] = tuple(backbone["elements"])
+    settings = tuple(sorted(backbone.items()))
+    model, random = _built(options or LongRangeOptions(), seed, boost, settings)
+    torch.set_rng_state(random)
+    return copy.deepcopy(model).to(current())
+
+
+@functools.cache
+def _built(
+    options: LongRangeOptions, seed: int, boost: float, backbone: tuple[tuple[str, Any], ...]
+) -> tuple[MultipoleMACE, torch.Tensor]:
+    """The model, and the state of the random numbers after it: building takes longest."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         torch.manual_seed(seed)
-        model = MultipoleMACE(
-            long_range=options or LongRangeOptions(), **backbone_settings(**backbone)
-        )
+        model = MultipoleMACE(long_range=options, **backbone_settings(**dict(backbone)))
     finally:
         torch.set_default_dtype(previous)
     readouts = model.multipole_readouts
@@ -73,7 +92,7 @@ def random_model(
             for charge in (last.weight[0], last.bias[0], readouts.linear.weight[0]):
                 charge *= 3.0
         readouts.element_bias[:, 1:] = 0.0  # larger response coefficients
-    return model.to(current())
+    return model, torch.get_rng_state()
 
 
 def make_graphs(atoms_list: list[Atoms], model: MultipoleMACE) -> list[data.AtomicData]:

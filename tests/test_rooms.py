@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "mace_polmp"
 # From the ground up: a room may import those before it, and those of its own floor that are named.
 FLOORS = (
-    ("units", "errors", "repeatable", "quiet"),
+    ("units", "unit_names", "errors", "repeatable", "quiet"),
     ("files", "reading", "quantities", "extended_xyz"),
     ("electrostatics",),
     ("head",),

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
 
 from mace_polmp.errors import InputError
 from mace_polmp.units import WAVENUMBER
@@ -50,15 +50,15 @@ def window_lag(n_times: int, timestep: float, resolution: float) -> int:
         InputError: the run is too short; names the resolution it allows.
     """
     if not (math.isfinite(resolution) and resolution > 0):
-        raise InputError(f"resolution must be a positive number of cm^-1, got {resolution}")
+        raise InputError(f"resolution must be a positive number of cm⁻¹, got {resolution}")
     lag = math.ceil(_CUT * _window_width(resolution) / timestep)
     if lag + 1 > n_times:
         duration = (n_times - 1) * timestep
         allowed = resolution * lag * timestep / max(duration, timestep)
         raise InputError(
             f"the run is too short: {duration / 1000:.3g} ps for a resolution of {resolution:g} "
-            f"cm^-1, which needs {lag * timestep / 1000:.3g} ps; run longer or ask for "
-            f"{math.ceil(1.01 * allowed)} cm^-1"
+            f"cm⁻¹, which needs {lag * timestep / 1000:.3g} ps; run longer or ask for "
+            f"{math.ceil(1.01 * allowed)} cm⁻¹"
         )
     return lag
 
@@ -98,7 +98,7 @@ def power_spectrum(series: Array, timestep: float, resolution: float) -> tuple[A
         InputError: the series is too short for the resolution.
     """
     lag = window_lag(len(series), timestep, resolution)
-    window = signal.windows.gaussian(2 * lag + 1, _window_width(resolution) / timestep)[lag:]
+    window = np.exp(-0.5 * (np.arange(lag + 1) * timestep / _window_width(resolution)) ** 2)
     correlation = autocorrelation(series, lag) * window
     # Zeros make the points of the spectrum denser: at least six to a line.
     wanted = int(6.0 * 2.0 * math.pi / (WAVENUMBER * resolution * timestep))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
-from scipy.integrate import cumulative_trapezoid
 
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.analysis.sampling import nyquist
@@ -47,12 +46,15 @@ class StaticPermittivity:
             that are longer than that; the larger of the two.
         memory: correlation time of the polarization, fs.
         running: ε_0 from the first frames up to each, [n_times].
+        running_error: standard error of each of them, [n_times]: that of the whole run times
+            √(T/t), as of a mean over a time t (that of the first frame is the second's).
     """
 
     value: float
     error: float
     memory: float
     running: Array
+    running_error: Array
 
 
 def polarization_change(current: Array, timestep: float) -> Array:
@@ -69,9 +71,11 @@ def polarization_change(current: Array, timestep: float) -> Array:
     if nyquist(timestep) < LEAST_WAVENUMBER:
         raise InputError(
             f"currents {timestep:g} fs apart cannot be integrated: vibrations beyond "
-            f"{nyquist(timestep):.0f} cm^-1 become a drift; at most "
+            f"{nyquist(timestep):.0f} cm⁻¹ become a drift; at most "
             f"{timestep * nyquist(timestep) / LEAST_WAVENUMBER:.2g} fs are possible"
         )
+    from scipy.integrate import cumulative_trapezoid  # slow to load
+
     change: Array = cumulative_trapezoid(current, dx=timestep, axis=0, initial=0.0)
     return change
 
@@ -130,11 +134,13 @@ def static_permittivity(
     scale = 1.0 / (3.0 * EPS0 * volume * BOLTZMANN * temperature)
     unbiased = variance / (1.0 - 2.0 * memory / duration)
     error = max(unbiased * _gaussian_error(correlation, timestep, duration), _block_error(moment))
+    parts = np.maximum(np.arange(len(moment)), 1) / (len(moment) - 1)
     return StaticPermittivity(
         epsilon_infinity + scale * unbiased,
         scale * error,
         memory,
         epsilon_infinity + scale * unbiased / variance * _running_variance(moment),
+        scale * error / np.sqrt(parts),
     )
 
 

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import null_space
 
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.errors import InputError
@@ -57,6 +56,8 @@ def normal_modes(hessian: Array, masses: Array, rigid: Array | None = None) -> N
     dynamical = 0.5 * (hessian + hessian.T) / np.outer(root, root)
     others = np.eye(3 * n_atoms)
     if rigid is not None and len(rigid) > 0:
+        from scipy.linalg import null_space  # slow to load
+
         others = null_space(rigid)
     values, vectors = np.linalg.eigh(others.T @ dynamical @ others)
     frequency = np.sign(values) * np.sqrt(np.abs(values) / AMU) / WAVENUMBER

@@ -57,8 +57,8 @@ def check_sampling(masses: Array, timestep: float, what: str, least: float = 0.0
         needed = math.pi / (WAVENUMBER * fastest)
         raise InputError(
             f"frames are {timestep:g} fs apart, and {what} needs at most {needed:.2g} fs: "
-            f"vibrations up to {fastest:.0f} cm^-1 are possible with these atoms, and those beyond "
-            f"{nyquist(timestep):.0f} cm^-1 would be taken for slower ones; write frames more often"
+            f"vibrations up to {fastest:.0f} cm⁻¹ are possible with these atoms, and those beyond "
+            f"{nyquist(timestep):.0f} cm⁻¹ would be taken for slower ones; write frames more often"
         )
 
 

@@ -17,6 +17,8 @@ from mace_polmp.calculators.checks import (
     UNDEFINED_IN_FIELD,
     check_committee,
     check_field,
+    check_options,
+    dtype_name,
     expand,
     field_vector,
     in_single_precision,
@@ -53,7 +55,6 @@ FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | 
 logger = logging.getLogger(__name__)
 
 _MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
-_REFUSED = ("enable_oeq", "pad_num_atoms", "pad_num_edges")
 
 
 class MultipoleMACECalculator(MACECalculator):
@@ -84,7 +85,7 @@ class MultipoleMACECalculator(MACECalculator):
             response included, are those of the Born charges, and zero_field_energy is the energy
             without the field.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
-            structures (see modules.observables.screening_factor); never of energies and forces.
+            structures (see head.observables.screening_factor); never of energies and forces.
             None for the permittivity that the model was given or has learned.
         sum_rule: whether to enforce the acoustic sum rule on born_charges (of an open structure
             they sum to its total charge), those of a field along periodic directions included: it
@@ -113,13 +114,7 @@ class MultipoleMACECalculator(MACECalculator):
         enable_cueq: bool = False,
         **kwargs: Any,
     ) -> None:
-        for name in _REFUSED:
-            if kwargs.get(name):
-                raise InputError(f"{name} does not work with a MultipoleMACE; leave it out")
-        if kwargs.get("compute_atomic_stresses"):
-            raise InputError("compute_atomic_stresses: there are none; leave it out")
-        if default_dtype not in ("", "float32", "float64"):
-            raise InputError(f"default_dtype must be float32 or float64, got {default_dtype!r}")
+        check_options(kwargs, default_dtype)
         if (model_paths is None) == (models is None):
             raise InputError("give either model_paths or models")
         check_device(device, "device")
@@ -135,7 +130,8 @@ class MultipoleMACECalculator(MACECalculator):
             loaded = [m if is_accelerated(m) else with_cuequivariance(m) for m in loaded]
         # Upstream extends the class attribute in place; a list of its own stays with the instance.
         self.implemented_properties = []
-        super().__init__(models=loaded, device=device, default_dtype=default_dtype, **kwargs)
+        dtype = default_dtype or dtype_name(loaded[0])
+        super().__init__(models=loaded, device=device, default_dtype=dtype, **kwargs)
         # Upstream's energies per atom lack the long-range part: on_demand.py has all of them.
         own = [p for p in self.implemented_properties if p not in ("energies", "node_energy")]
         own += [*ELECTRICAL_OUTPUTS, *ON_DEMAND, "zero_field_energy"]
@@ -159,6 +155,10 @@ class MultipoleMACECalculator(MACECalculator):
         self._asks = False  # for the polarizability
         self._moved: np.ndarray | None = None  # what brought the structure to the origin
         self.external_field = external_field
+
+    def __repr__(self) -> str:
+        models = ", ".join(map(repr, self.models))
+        return f"{type(self).__name__}({models}, device={str(self.device)!r})"
 
     @property
     def external_field(self) -> FieldLike:
@@ -345,11 +345,7 @@ class MultipoleMACECalculator(MACECalculator):
         return next(iter(found), None)
 
     def get_hessian(self, atoms: Atoms | None = None) -> Any:
-        """Second derivatives of the energy as upstream returns them, eV/Å²; a list of a committee.
-
-        Raises:
-            InputError: a structure that cannot be evaluated.
-        """
+        """Second derivatives of the energy, eV/Å², as upstream; raises InputError as calculate."""
         self.check(self._given(atoms))
         return super().get_hessian(atoms)  # type: ignore[no-untyped-call]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
@@ -24,7 +25,28 @@ UNDEFINED_IN_FIELD = ("energy", "free_energy", "stress")
 """Results that a field along a periodic direction leaves without a meaning."""
 
 _LARGEST_SINGLE = 1000.0  # Å; the largest coordinate in single precision
+_REFUSED = ("enable_oeq", "pad_num_atoms", "pad_num_edges")
 _SAME_ZERO = 5.0  # eV; averages over parts of the data differ, by less
+
+
+def check_options(options: dict[str, Any], default_dtype: str) -> None:
+    """Refuse options of upstream's calculator that do not work with a MultipoleMACE.
+
+    Raises:
+        InputError: one of them is set, or default_dtype is no precision.
+    """
+    for name in _REFUSED:
+        if options.get(name):
+            raise InputError(f"{name} does not work with a MultipoleMACE; leave it out")
+    if options.get("compute_atomic_stresses"):
+        raise InputError("compute_atomic_stresses: there are none; leave it out")
+    if default_dtype not in ("", "float32", "float64"):
+        raise InputError(f"default_dtype must be float32 or float64, got {default_dtype!r}")
+
+
+def dtype_name(model: torch.nn.Module) -> str:
+    """The precision of a model's weights, such as "float64"."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def check_committee(models: Sequence[MultipoleMACE]) -> None:

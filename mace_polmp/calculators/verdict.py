@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.neighborlist import natural_cutoffs, neighbor_list
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.analysis.verdict import Observed, Verdict, find, judge, moving_charges
@@ -20,13 +17,13 @@ from mace_polmp.errors import InputError
 from mace_polmp.head.electronegativity import PAULING
 from mace_polmp.labels import read_label, weight_of
 from mace_polmp.quantities import LABELS, boundary
+from mace_polmp.structures import molecules
 
 MOST_STRUCTURES = 100
 # Structures whose Born charges are computed, and their atoms but for a first one that is larger:
 # each costs four evaluations.
 _MOST_BORN, _MOST_BORN_ATOMS = 20, 1000
 _MOST_ATOMS = 20000  # in all of them together, but for a first one that is larger
-_BONDED = 1.15  # times the sum of covalent radii
 _LEAST_METAL = 1.7  # Pauling's scale; what has less is a metal, and may be an ion
 ELECTROPOSITIVITY = (0.0, *(-x for x in PAULING), *[0.0] * (119 - len(PAULING)))
 
@@ -158,14 +155,12 @@ def neutral_molecules(atoms: Atoms) -> np.ndarray:
     Molecules are what covalent bonds hold together. Of several in a structure those are left out
     that hold a metal or would be radicals if they were neutral.
     """
-    i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=_BONDED))
-    n = len(atoms)
-    count, labels = connected_components(coo_matrix((np.ones(len(i)), (i, j)), (n, n)), False)
+    labels = molecules(atoms)
+    count = int(labels.max()) + 1
     if count > 1:
         scale = -np.array(ELECTROPOSITIVITY)[atoms.numbers]
         for molecule in range(count):
             mine = labels == molecule
             if atoms.numbers[mine].sum() % 2 or scale[mine].min() < _LEAST_METAL:
                 labels[mine] = -1
-    out: np.ndarray = labels
-    return out
+    return labels

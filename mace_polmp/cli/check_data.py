@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import LABELS, boundary
 
@@ -30,6 +31,7 @@ _SMALL_FORCE, _LARGE_FORCE = 0.01, 20.0
 # Of electrical labels, next to the default weights of energies and forces.
 _WEIGHTS = {"dipole": 100.0, "polarizability": 100.0, "born_charges": 10.0}
 _HARTREE_PER_BOHR, _KCAL_PER_MOL = 51.422, 23.061
+_LOOKED_AT = 50  # structures, for their molecules
 _VACUUM = 6.0  # Å; a wider gap in a periodic structure is hardly meant to be filled
 _LARGE_ENERGY = 1e5  # eV; single precision has steps of 0.01 eV there
 
@@ -42,12 +44,14 @@ def add_parser(commands: Any) -> None:
         description="Counts, labels, units, boundary conditions, overlapping atoms and charges of "
         "a structure file, and the training flags that fit it. Exit status 1 if frames cannot be "
         "trained on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("file", type=Path, help="structure file that ASE reads")
     for name, quantity in LABELS.items():
-        words = "the charge" if name == "total_charge" else name
-        parser.add_argument(f"--{name}_key", default=quantity.key, help=f"label of {words}")
+        words = name.replace("_", " ")
+        parser.add_argument(
+            f"--{name}_key", default=quantity.key, help=f"key of the label: {words}"
+        )
     parser.set_defaults(run=run)
 
 
@@ -330,6 +334,19 @@ def _some(numbers: list[int]) -> str:
     return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"
 
 
+def _for_charges(frames: list[Atoms]) -> str:
+    """Flags for structures with charges: of one molecule each, or of ions among molecules.
+
+    The constraint spreads what is lacking over a whole structure, over far molecules as well.
+    """
+    from mace_polmp.structures import molecules
+
+    some = frames[:: max(1, len(frames) // _LOOKED_AT)]
+    if all(molecules(atoms).max() == 0 for atoms in some):
+        return "--constrain_charge softness"
+    return "--total_charge_weight 100 --induced dipole"
+
+
 def _flags(
     path: Path,
     frames: list[Atoms],
@@ -353,7 +370,7 @@ def _flags(
     by_size = int(400 / np.median([len(atoms) for atoms in frames]))
     flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
     if charges - {0.0}:
-        flags.append("--constrain_charge softness")
+        flags.append(_for_charges(frames))
     elif all(not atoms.pbc.any() for atoms in frames):
         flags.append("--conserve_charge")
     for name, weight in _WEIGHTS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,17 @@ UNCONSTRAINED = (
 )
 
 
+class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with the defaults of flags, where they have one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(action.default)})"
+        return super()._get_help_string(action)
+
+
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--model and how to evaluate it."""
     group = parser.add_argument_group("model")
@@ -36,22 +48,24 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     group.add_argument(
         "--default_dtype", default="float64", choices=("float32", "float64"), help="precision"
     )
-    group.add_argument("--head", help="of a model with several")
+    group.add_argument("--head", help="which head of a model with several")
     group.add_argument(
         "--total_charge",
         type=float,
-        help="of structures that say none, e, for models that were trained with --constrain_charge",
+        help="total charge (e) of structures that do not say theirs, for models that were trained "
+        "with --constrain_charge",
     )
     group.add_argument(
         "--epsilon_infinity",
         type=float,
         help="electronic permittivity: dipoles and Born charges of periodic structures are "
-        "multiplied by its root; by default what the model was given or has learned",
+        "multiplied by its square root; by default what the model was given or has learned",
     )
     group.add_argument(
         "--divide_by_chi",
         action="store_true",
-        help="divide them by the root of 1 + chi as well, for models with induced dipoles",
+        help="divide dipoles and Born charges of periodic structures by the square root of 1 + chi "
+        "as well, for models with induced dipoles",
     )
     group.add_argument(
         "--sum_rule",
@@ -146,6 +160,9 @@ def named(base: Path, ending: str) -> Path:
 def run_command(name: str, command: Callable[[], None]) -> None:
     """Run a command; an InputError becomes one line on stderr and exit status 1."""
     hide_notices()
+    for stream in (sys.stdout, sys.stderr):  # Å is written as ? where a terminal has no Å
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         command()
     except InputError as error:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mace_polmp.analysis import modes as analysis
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.rigid import rigid_motions
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
 from mace_polmp.reading import DEMO_MODEL
 
@@ -39,13 +40,13 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "demo",
-        help="MD, infrared spectrum and Born charges of a model that comes with the package",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="vibrations, Born charges and dynamics by the model that comes with the package",
+        description="What a model gives, in about a minute and without training.",
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     parser.add_argument("--md_steps", type=int, default=1000, help="steps of 0.5 fs of NVE MD")
-    parser.add_argument("--seed", type=int, default=1, help="of the velocities")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the velocities")
     parser.set_defaults(run=run)
 
 
@@ -152,11 +153,18 @@ def _vibrations(
          "-" if row[5] is None else f"{row[5]:.0f}")
         for row in rows
     ]  # fmt: skip
-    columns = ["molecule", "model / cm⁻¹", "km/mol", "GFN2-xTB / cm⁻¹", "km/mol ", "measured*"]
+    columns = [
+        "molecule",
+        "model / cm⁻¹",
+        "IR / (km/mol)",
+        "GFN2-xTB / cm⁻¹",
+        "its IR / (km/mol)",
+        "measured*",
+    ]
     _show("2. Vibrations and infrared intensities", columns, texts)
     print("* fundamentals, which contain anharmonicity; the others are harmonic")
     _draw_spectrum(found, reference, out / "spectrum.png")
-    print(f"{out / 'vibrations.csv'}, {out / 'spectrum.png'}\n")
+    print(f"{out / 'vibrations.csv'}, {plots.said(out / 'spectrum.png')}\n")
 
 
 def normal_modes(
@@ -177,7 +185,8 @@ def normal_modes(
 
 def _draw_spectrum(found: dict[str, Any], reference: dict[str, Any], path: Path) -> None:
     """Broadened lines with sticks; those of GFN2-xTB downwards."""
-    figure, axes = plots.figure(len(found), size=(11.0, 4.2))
+    figure, axes = plots.figure(len(found), size=(11.0, 4.4))
+    figure.suptitle("Model demo next to GFN2-xTB, relaxed molecules in vacuum", fontsize=11)
     grid = np.linspace(0.0, 4200.0, 4200)
     for axis, (name, (waves, intensities)) in zip(axes, found.items(), strict=True):
         known = reference[name]
@@ -207,7 +216,7 @@ def _draw_spectrum(found: dict[str, Any], reference: dict[str, Any], path: Path)
         )
         axis.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.63, 1.0), fontsize=9)
-    axes[0].set_ylabel("intensity of sticks / km/mol")
+    axes[0].set_ylabel("intensity of sticks / (km/mol)")
     plots.save(figure, path)
 
 
@@ -292,11 +301,12 @@ def _dynamics(calculator: MultipoleMACECalculator, steps: int, seed: int, out: P
         f"meV/atom, of the potential energy {1000 * table[:, 1].std() / len(atoms):.1f}"
     )
     _draw_dynamics(table, out / "md.png")
-    print(f"{out / 'md.csv'}, {out / 'md.traj'}, {out / 'md.png'}\n")
+    print(f"{out / 'md.csv'}, {out / 'md.traj'}, {plots.said(out / 'md.png')}\n")
 
 
 def _draw_dynamics(table: np.ndarray, path: Path) -> None:
-    figure, axes = plots.figure(3, size=(12.0, 3.6))
+    figure, axes = plots.figure(3, size=(12.0, 3.8))
+    figure.suptitle("Model demo, steps of 0.5 fs", fontsize=11)
     time = table[:, 0]
     for column, label in ((1, "potential"), (2, "kinetic"), (3, "total")):
         axes[0].plot(time, table[:, column], label=label, lw=2.0 if column == 3 else 1.0)
@@ -317,9 +327,6 @@ def _draw_dynamics(table: np.ndarray, path: Path) -> None:
 
 
 def _show(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> None:
-    from prettytable import PrettyTable
+    from mace_polmp.analysis.tables import text_table
 
-    table = PrettyTable(columns)
-    table.align = "r"
-    table.add_rows(rows)
-    print(f"{title}\n{table}")
+    print(f"{title}\n{text_table(columns, rows)}")

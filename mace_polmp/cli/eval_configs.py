@@ -22,7 +22,9 @@ from mace_polmp.quantities import check_prediction
 def build_parser() -> argparse.ArgumentParser:
     """The options that upstream's command does not have."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--total_charge", type=float, help="of structures that say none, e")
+    parser.add_argument(
+        "--total_charge", type=float, help="total charge (e) of structures that do not say theirs"
+    )
     return parser
 
 

@@ -10,10 +10,16 @@ import numpy as np
 
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.errors import Comparison, ErrorMeasures
-from mace_polmp.cli.common import add_model_options, checked, make_calculator
+from mace_polmp.analysis.tables import r_squared, significant, text_table
+from mace_polmp.cli.common import (
+    HelpWithDefaults,
+    add_model_options,
+    checked,
+    make_calculator,
+)
 from mace_polmp.errors import InputError
-from mace_polmp.labels import names_in
 from mace_polmp.quantities import QUANTITIES, find
+from mace_polmp.unit_names import ENERGY_PER_ATOM, with_unit
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -26,15 +32,19 @@ def add_parser(commands: Any) -> None:
         help="errors and parity plots of energies, forces, stress, dipoles, polarizabilities and "
         "Born charges",
         description="Compare a model with whatever labels a file has: a table of MAE, RMSE and "
-        "R2, by element where atoms have labels, and parity plots. Plain MACE models work too.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "R², by element where atoms have labels, and parity plots. Plain MACE models work too.",
+        formatter_class=HelpWithDefaults,
     )
     add_model_options(parser)
     group = parser.add_argument_group("labels")
     group.add_argument("--configs", required=True, help="structure file with labels")
     group.add_argument("--output", type=Path, default=Path("evaluation"), help="folder to write to")
     for name, quantity in QUANTITIES.items():
-        group.add_argument(f"--{name}_key", default=quantity.key, help=f"label of {name}")
+        group.add_argument(
+            f"--{name}_key",
+            default=quantity.key,
+            help=f"key of the label: {name.replace('_', ' ')}",
+        )
     group.add_argument(
         "--transposed_born_charges",
         action="store_true",
@@ -74,12 +84,16 @@ def run(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     rows = error_rows(found)
     _print(rows, len(frames))
+    if "energy" in found:
+        _print_offset(found["energy"])
     if "born_charges" in found:
         _print_sum_rule(found["born_charges"])
     plots.write_csv(args.output / "errors.csv", HEADER, rows)
+    source = (f"model {plots.names(args.model)}", plots.names(args.configs))
     for name, entry in found.items():
-        _draw(args.output / f"parity_{name}.png", name, entry)
+        _draw(args.output / f"parity_{name}.png", name, entry, source)
     print(f"{args.output}/errors.csv, " + ", ".join(f"parity_{name}.png" for name in found))
+    print("(each picture as .svg too)")
     if engine is not None:
         from mace_polmp.calculators.verdict import verdict_of
 
@@ -90,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_keys(keys: dict[str, str], frames: list[Any], where: str) -> None:
     """Refuse a name of a label that was asked for and that no frame has."""
+    from mace_polmp.labels import names_in
+
     for name, key in keys.items():
         if key != QUANTITIES[name].key and all(find(atoms, key) is None for atoms in frames):
             raise InputError(
@@ -109,7 +125,7 @@ def error_rows(found: dict[str, Comparison]) -> list[list[Any]]:
         quantity = QUANTITIES[name]
         sets = [(quantity.unit, "all", entry.values())]
         if name == "energy":
-            sets.insert(0, ("meV/atom", "all", entry.per_atom()))
+            sets.insert(0, (ENERGY_PER_ATOM, "all", entry.per_atom()))
         if quantity.per_atom:
             for number in sorted({int(z) for numbers in entry.numbers for z in numbers}):
                 values = entry.of_element(number)
@@ -142,14 +158,28 @@ def _calculator(args: argparse.Namespace) -> Calculator:
 
 
 def _print(rows: list[list[Any]], n_frames: int) -> None:
-    from prettytable import PrettyTable
-
-    table = PrettyTable(HEADER)
-    table.align = "r"
-    for *words, mae, rmse, r2 in rows:
-        table.add_row([*words, f"{mae:.4g}", f"{rmse:.4g}", "-" if np.isnan(r2) else f"{r2:.4f}"])
+    texts = [
+        [*words, significant(mae, 4), significant(rmse, 4), r_squared(r2)]
+        for *words, mae, rmse, r2 in rows
+    ]
     print(f"{n_frames} structures")
-    print(table)
+    print(text_table([*HEADER[:-1], "R²"], texts))
+
+
+def _print_offset(entry: Comparison) -> None:
+    """What energies are off by in the mean, and their error about that."""
+    offset, rest = _offset(entry)
+    print(
+        f"energies: predictions minus labels {significant(offset)} {ENERGY_PER_ATOM} in the mean, "
+        f"RMSE about that {significant(rest)} {ENERGY_PER_ATOM}"
+    )
+
+
+def _offset(entry: Comparison) -> tuple[float, float]:
+    """Mean of prediction minus label, and RMSE about it, meV/atom."""
+    reference, predicted = entry.per_atom()
+    errors = QUANTITIES["energy"].factor * (predicted - reference)
+    return float(errors.mean()), float(errors.std())
 
 
 def _print_sum_rule(entry: Comparison) -> None:
@@ -157,22 +187,29 @@ def _print_sum_rule(entry: Comparison) -> None:
     print(f"acoustic sum rule: |sum of Born charges| per atom at most {max(sums):.2e} e")
 
 
-def _draw(path: Path, name: str, entry: Comparison) -> None:
+def _draw(path: Path, name: str, entry: Comparison, source: tuple[str, str]) -> None:
+    """Parity of a quantity; of energies, which are large next to their spread, about their means.
+
+    What the means differ by is said above the picture.
+    """
     from ase.data import chemical_symbols
 
     quantity = QUANTITIES[name]
-    unit = "meV/atom" if name == "energy" else quantity.unit
     if quantity.per_atom:
         numbers = sorted({int(z) for numbers in entry.numbers for z in numbers})
         groups = {chemical_symbols[z]: entry.of_element(z) for z in numbers}
     else:
         groups = {name: entry.per_atom() if name == "energy" else entry.values()}
-    if name == "energy":  # energies are large next to their spread
-        (reference, predicted) = groups[name]
-        groups = {name: (reference - reference.mean(), predicted - reference.mean())}
+    unit = ENERGY_PER_ATOM if name == "energy" else quantity.unit
     scaled = {key: (quantity.factor * a, quantity.factor * b) for key, (a, b) in groups.items()}
+    said = ""
+    if name == "energy":
+        reference, predicted = scaled[name]
+        scaled = {name: (reference - reference.mean(), predicted - predicted.mean())}
+        said = f", offset {significant(_offset(entry)[0])} {unit} taken off"
     every = ErrorMeasures.of(*(np.concatenate(x) for x in zip(*scaled.values(), strict=True)))
     words = {"born_charges": "Born charge"}.get(name, name)
-    label = f"{words} − mean / {unit}" if name == "energy" else f"{words} / {unit}"
-    title = f"RMSE {every.rmse:.3g} {unit}, R² {every.r2:.4f}"
+    label = with_unit(f"{words} − mean" if name == "energy" else words, unit)
+    errors = f"RMSE {significant(every.rmse)} {unit}, R² {r_squared(every.r2)}{said}"
+    title = plots.heading(errors.replace("-", "−"), *source, columns=60)
     plots.draw_parity(path, label, scaled, title)

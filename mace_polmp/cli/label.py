@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.cli.label_files import ORIGIN, WEIGHED, claimed, journal_of, write_labels
 from mace_polmp.errors import InputError
 from mace_polmp.extended_xyz import ENDINGS
@@ -42,12 +43,12 @@ def add_parser(commands: Any) -> None:
         description="Computes labels for the structures of a file that have none, and writes the "
         "file again with them. All else in the file stays as it is. Needs tblite (pip install "
         "'mace-polmp[label]'). Exit status 1 if no structure could be labelled.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("file", type=Path, help="structure file that ASE reads")
     parser.add_argument("--output", type=Path, required=True, help="extended XYZ file to write")
     parser.add_argument(
-        "--method", default="gfn2", choices=tuple(LABEL_METHODS), help="GFN2-xTB, GFN1-xTB"
+        "--method", default="gfn2", choices=tuple(LABEL_METHODS), help="GFN2-xTB or GFN1-xTB"
     )
     parser.add_argument(
         "--quantities",
@@ -57,7 +58,9 @@ def add_parser(commands: Any) -> None:
         help="what to compute; a training uses dipoles, Born charges and polarizabilities",
     )
     for name in LABEL_QUANTITIES:
-        parser.add_argument(f"--{name}_key", default=_KEYS[name], help=f"label of {name}")
+        parser.add_argument(
+            f"--{name}_key", default=_KEYS[name], help=f"key to write: {name.replace('_', ' ')}"
+        )
     parser.add_argument(
         "--weight",
         type=float,
@@ -71,15 +74,19 @@ def add_parser(commands: Any) -> None:
         help="factor of dipoles and Born charges: GFN2-xTB's are some 10 %% too large",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace labels that are there")
-    parser.add_argument("--total_charge", type=float, help="of structures that say none, e")
-    parser.add_argument("--total_charge_key", default="total_charge", help="its name in the file")
+    parser.add_argument(
+        "--total_charge", type=float, help="total charge (e) of structures that do not say theirs"
+    )
+    parser.add_argument(
+        "--total_charge_key", default="total_charge", help="key of the total charge in the file"
+    )
     parser.add_argument(
         "--compare",
         type=int,
         default=20,
         help="structures with a dipole in the file that are computed as well, to compare; 0: none",
     )
-    parser.add_argument("--jobs", type=int, default=_cores(), help="processes")
+    parser.add_argument("--jobs", type=int, help="processes; by default one for each core")
     parser.set_defaults(run=run)
 
 
@@ -114,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.interfaces.tblite import version
     from mace_polmp.structures import read_structures
 
+    args.jobs = _cores() if args.jobs is None else args.jobs
     _check(args)
     method = f"{LABEL_METHODS[args.method]} (tblite {version()})"
     frames = read_structures(args.file)
@@ -276,7 +284,9 @@ def _compare(
 ) -> None:
     """Print how the method's dipoles agree with those of the file."""
     from mace_polmp.analysis.errors import ErrorMeasures
+    from mace_polmp.analysis.tables import r_squared, significant
     from mace_polmp.analysis.verdict import slope_of
+    from mace_polmp.unit_names import DIPOLE
 
     pairs = [
         (np.ravel(find(frames[n], args.dipole_key)), np.ravel(labels["dipole"]))
@@ -291,8 +301,9 @@ def _compare(
     true, computed = (np.concatenate(x).astype(float) for x in zip(*pairs, strict=True))
     measures = ErrorMeasures.of(true, computed)
     print(
-        f"  against the dipoles of {len(pairs)} structures in the file: {method} R2 "
-        f"{measures.r2:.3f}, slope {slope_of(true, computed):.2f}, RMSE {measures.rmse:.3f} e Å"
+        f"  against the dipoles of {len(pairs)} structures in the file: {method} R² "
+        f"{r_squared(measures.r2)}, slope {slope_of(true, computed):.2f}, RMSE "
+        f"{significant(measures.rmse)} {DIPOLE}"
     )
 
 

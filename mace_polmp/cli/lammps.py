@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
 
 
@@ -18,38 +19,41 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "lammps",
-        help="molecular dynamics with LAMMPS, on many processes: mpiexec -n 4 mace_polmp lammps …",
+        help="molecular dynamics with LAMMPS, on one process or many",
         description="Run a LAMMPS input script with a model. The script says pair_style mace_polmp "
         "and pair_coeff * * with the elements of the atom types; units are metal. "
         "Several processes: mpiexec -n 4 mace_polmp lammps in.water --model water.safetensors.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("input", type=Path, help="LAMMPS input script")
     parser.add_argument(
-        "--model", nargs="+", required=True, help=".model or .safetensors; several: a committee"
+        "--model", nargs="+", required=True, help=".model or .safetensors; several make a committee"
     )
     parser.add_argument(
-        "--elements", nargs="+", help="of the atom types, where the script does not say them"
+        "--elements", nargs="+", help="elements of the atom types, where the script has none"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--default_dtype", default="float64", choices=("float32", "float64"), help="precision"
     )
-    parser.add_argument("--head", help="of a model with several")
+    parser.add_argument("--head", help="which head of a model with several")
     parser.add_argument(
-        "--total_charge", type=float, default=0.0, help="e, of models with --constrain_charge"
+        "--total_charge",
+        type=float,
+        default=0.0,
+        help="total charge (e), for models that were trained with --constrain_charge",
     )
     parser.add_argument(
         "--field",
         type=float,
         nargs=3,
         metavar=("X", "Y", "Z"),
-        help="uniform field, V/Ang, along directions without periodicity",
+        help="uniform field, V/Å, along directions without periodicity",
     )
     parser.add_argument(
         "--energies",
         action="store_true",
-        help="energies of atoms, as d_polmp_energy and for compute pe/atom",
+        help="give energies of atoms, as d_polmp_energy and to compute pe/atom",
     )
     parser.add_argument(
         "--var",
@@ -57,9 +61,11 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME VALUE",
-        help="an index variable of LAMMPS",
+        help="set an index variable of LAMMPS",
     )
-    parser.add_argument("--log", default="log.lammps", help="LAMMPS' log file; none for none")
+    parser.add_argument(
+        "--log", default="log.lammps", help="log file of LAMMPS; none writes no file"
+    )
     parser.set_defaults(run=run)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mace_polmp.analysis.plots import names
 from mace_polmp.cli.common import (
+    HelpWithDefaults,
     add_model_options,
     add_structure_options,
     checked,
@@ -26,27 +28,35 @@ def add_parser(commands: Any) -> None:
         help="molecular dynamics: NVE, NVT, NPT, external fields, dipoles, currents",
         description="Molecular dynamics. The same command goes on with a run that was interrupted; "
         "a higher --steps prolongs one.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     add_model_options(parser)
     run_group = parser.add_argument_group("run")
     add_structure_options(run_group)
     run_group.add_argument("--output", type=Path, default=Path("md"), help="folder to write to")
     run_group.add_argument("--steps", type=int, required=True, help="length of the run in steps")
-    run_group.add_argument("--timestep", type=float, default=0.5, help="fs")
+    run_group.add_argument("--timestep", type=float, default=0.5, help="time step, fs")
     run_group.add_argument(
         "--ensemble",
         default="nve",
-        help="nve; nvt by langevin or bussi; npt (Martyna-Tobias-Klein, isotropic)",
+        help="nve; langevin or bussi (both NVT); npt (Martyna-Tobias-Klein, isotropic)",
     )
-    run_group.add_argument("--temperature", type=float, default=300.0, help="K")
-    run_group.add_argument("--friction", type=float, default=0.01, help="of langevin, 1/fs")
+    run_group.add_argument("--temperature", type=float, default=300.0, help="temperature, K")
     run_group.add_argument(
-        "--time_constant", type=float, default=100.0, help="of the thermostat (bussi, npt), fs"
+        "--friction", type=float, default=0.01, help="friction of langevin, 1/fs"
     )
-    run_group.add_argument("--pressure", type=float, default=1.0, help="of npt, bar")
     run_group.add_argument(
-        "--pressure_time", type=float, default=1000.0, help="time constant of the barostat, fs"
+        "--time_constant",
+        type=float,
+        default=100.0,
+        help="time constant of the thermostat (bussi, npt), fs",
+    )
+    run_group.add_argument("--pressure", type=float, default=1.0, help="pressure of npt, bar")
+    run_group.add_argument(
+        "--pressure_time",
+        type=float,
+        default=1000.0,
+        help="time constant of the barostat (npt), fs",
     )
     run_group.add_argument(
         "--no_rotation",
@@ -57,26 +67,28 @@ def add_parser(commands: Any) -> None:
         "--compile_mode",
         nargs="?",
         const="default",
-        help="compile the model (torch.compile): for long runs, minutes at the start, and "
-        "two thirds of the time per step; default, reduce-overhead, max-autotune",
+        help="compile the model (torch.compile) in one of the modes default, reduce-overhead and "
+        "max-autotune: minutes at the start, then two thirds of the time of a step",
     )
-    run_group.add_argument("--seed", type=int, default=1, help="of velocities and thermostat")
+    run_group.add_argument(
+        "--seed", type=int, default=1, help="random seed of velocities and thermostat"
+    )
     output = parser.add_argument_group("observables")
     output.add_argument("--every", type=int, default=10, help="steps between frames")
     output.add_argument(
         "--observables",
         nargs="*",
         default=["dipole"],
-        help="dipole (e Ang), current (sum of Born charges times velocities, e Ang/fs: for "
+        help="dipole (e Å), current (sum of Born charges times velocities, e Å/fs: for "
         "infrared spectra of periodic structures), polarizability (for Raman spectra), charges (e) "
-        "and atomic_dipoles (e Ang) of the atoms, permanent plus induced",
+        "and atomic_dipoles (e Å) of the atoms, permanent plus induced",
     )
     field = parser.add_argument_group("external field")
     field.add_argument(
-        "--field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="uniform field, V/Ang"
+        "--field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="uniform field, V/Å"
     )
     field.add_argument(
-        "--field_wavenumber", type=float, help="let the field oscillate as a cosine, cm^-1"
+        "--field_wavenumber", type=float, help="let the field oscillate as a cosine, cm⁻¹"
     )
     field.add_argument(
         "--field_pulse",
@@ -114,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
     )
     where = f"{args.structure}: frame {args.frame}"
     atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
+    atoms.info["model"] = names(args.model)  # frames say what made them
     same = ["head", "default_dtype", "epsilon_infinity", "divide_by_chi", "sum_rule"]
     same += ["field", "field_wavenumber", "field_pulse"]
     # Models and structures are compared by what they are, not by where they are.

@@ -13,7 +13,9 @@ from mace_polmp.analysis import modes as analysis
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.correlation import Array
 from mace_polmp.analysis.rigid import rigid_motions, rotations_about
+from mace_polmp.analysis.tables import aligned, text_table
 from mace_polmp.cli.common import (
+    HelpWithDefaults,
     add_model_options,
     add_structure_options,
     checked,
@@ -24,6 +26,7 @@ from mace_polmp.cli.common import (
 from mace_polmp.errors import InputError
 from mace_polmp.files import replacing
 from mace_polmp.quantities import check_prediction
+from mace_polmp.unit_names import INFRARED, INVERSE_CM, RAMAN, per_wavenumber, with_unit
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,10 +40,10 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "modes",
-        help="normal modes of a molecule or at Gamma: frequencies, infrared and Raman intensities",
-        description="Normal modes of a molecule or at the Gamma point of a crystal, from the "
+        help="normal modes of a molecule or at Γ: frequencies, infrared and Raman intensities",
+        description="Normal modes of a molecule or at the Γ point of a crystal, from the "
         "model's exact second derivatives, Born charges and derivatives of the polarizability.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     add_model_options(parser)
     group = parser.add_argument_group("modes")
@@ -49,9 +52,9 @@ def add_parser(commands: Any) -> None:
         "--output", type=Path, default=Path("modes"), help="name without ending of what is written"
     )
     group.add_argument(
-        "--relax", type=float, metavar="FMAX", help="first move atoms to forces below this, eV/Ang"
+        "--relax", type=float, metavar="FMAX", help="first move atoms to forces below this, eV/Å"
     )
-    group.add_argument("--relax_steps", type=int, default=500, help="at most so many steps")
+    group.add_argument("--relax_steps", type=int, default=500, help="most steps of the relaxation")
     group.add_argument(
         "--direction",
         type=float,
@@ -61,7 +64,7 @@ def add_parser(commands: Any) -> None:
         help="of a crystal: frequencies with the field of longitudinal modes along this Cartesian "
         "direction; may be given several times",
     )
-    group.add_argument("--width", type=float, default=10.0, help="of the plotted lines, cm^-1")
+    group.add_argument("--width", type=float, default=10.0, help="of the plotted lines, cm⁻¹")
     parser.set_defaults(run=run)
 
 
@@ -127,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers without sense before anything is computed."""
-    for name, words in (("relax", "a positive force in eV/Ang"), ("width", "positive, in cm^-1")):
+    for name, words in (("relax", "a positive force in eV/Å"), ("width", "positive, in cm⁻¹")):
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"--{name} must be {words}, got {value}")
@@ -197,7 +200,7 @@ def _relax(atoms: Atoms, args: argparse.Namespace) -> None:
             optimizer.attach(lambda: bar.update(1))
             if not optimizer.run(fmax=args.relax, steps=args.relax_steps):
                 raise InputError(
-                    f"--relax: forces are not below {args.relax:g} eV/Ang after {args.relax_steps} "
+                    f"--relax: forces are not below {args.relax:g} eV/Å after {args.relax_steps} "
                     "steps; give more --relax_steps or a larger force"
                 )
     largest = float(np.abs(atoms.get_forces()).max())
@@ -242,15 +245,8 @@ def _write(
     columns: dict[str, Array],
 ) -> None:
     from ase.vibrations import VibrationsData
-    from prettytable import PrettyTable
 
-    table = PrettyTable(["mode", *columns])
-    table.align = "r"
-    for number, values in enumerate(zip(*columns.values(), strict=True)):
-        table.add_row(
-            [number, *(f"{value:.4g}" if i else f"{value:.2f}" for i, value in enumerate(values))]
-        )
-    print(table)
+    print(_table(columns))
     imaginary = int((modes.frequency < -1.0).sum())
     if imaginary > 0:
         print(f"note: {imaginary} imaginary modes (negative): not a minimum of the model")
@@ -262,22 +258,68 @@ def _write(
     data = VibrationsData.from_2d(bare, hessian, indices=free)
     with replacing(named(base, ".json")) as temporary:
         data.write(temporary)
-    written = [named(base, ".csv"), named(base, ".json")]
+    written = [str(named(base, ".csv")), str(named(base, ".json"))]
+    print(", ".join([*written, *_draw(args, atoms, modes, columns)]))
+
+
+def _table(columns: dict[str, Array]) -> str:
+    """The modes as text."""
+    heads = {
+        "frequency_cm-1": with_unit("frequency", INVERSE_CM),
+        "infrared_km/mol": with_unit("infrared", INFRARED),
+        "raman_activity_A4/amu": with_unit("Raman activity", RAMAN),
+        "depolarisation_ratio": "depolarisation ratio",
+    }
+    texts = [[str(number) for number in range(len(columns["frequency_cm-1"]))]]
+    for name, values in columns.items():
+        if name.startswith("frequency"):
+            texts.append([f"{value:.2f}" for value in values])
+        elif name == "depolarisation_ratio":
+            texts.append([f"{value:.3f}" for value in values])
+        else:
+            texts.append(aligned(values.tolist(), 4))
+    for name in columns:
+        if name not in heads:
+            direction = name.removeprefix("frequency_along_").removesuffix("_cm-1")
+            along = f"frequency along {direction.replace(' ', ',')}"
+            heads[name] = with_unit(along, INVERSE_CM)
+    return text_table(["mode", *(heads[name] for name in columns)], list(zip(*texts, strict=True)))
+
+
+def _draw(
+    args: argparse.Namespace, atoms: Atoms, modes: analysis.NormalModes, columns: dict[str, Array]
+) -> list[str]:
+    """Spectra of broadened lines with the modes as sticks; how messages name them."""
     end = 1.1 * float(modes.frequency.max()) + 10.0 * args.width
     grid = np.linspace(0.0, end, 2000)
-    labels = {
-        "infrared_km/mol": ("ir", "absorption / (km/mol per cm⁻¹)"),
-        "raman_activity_A4/amu": ("raman", "activity / (Å⁴/amu per cm⁻¹)"),
+    kinds = {
+        "infrared_km/mol": ("ir", "Infrared spectrum", "intensity", INFRARED),
+        "raman_activity_A4/amu": ("raman", "Raman spectrum", "activity", RAMAN),
     }
-    for column, (name, label) in labels.items():
+    written = []
+    for column, (name, what, strength, unit) in kinds.items():
         if column not in columns:
             continue
         # A charged molecule's rigid motion absorbs at zero: not a line.
-        vibrations = modes.frequency > 1.0
-        lines = analysis.broadened(
-            modes.frequency[vibrations], columns[column][vibrations], args.width, grid
+        kept = modes.frequency > 1.0
+        centres, heights = modes.frequency[kept], columns[column][kept]
+        path = args.output.with_name(f"{args.output.name}_{name}.png")
+        plots.draw_lines(
+            path,
+            grid,
+            {name: analysis.broadened(centres, heights, args.width, grid)},
+            (
+                with_unit("wavenumber", INVERSE_CM),
+                with_unit(f"{strength} as lines", per_wavenumber(unit)),
+            ),
+            plots.heading(
+                f"{what} of the normal modes of {plots.typeset(atoms.get_chemical_formula())}",
+                f"model {plots.names(args.model)}",
+                f"structure {plots.names(args.structure)}",
+                f"lines {args.width:g} {INVERSE_CM} wide",
+            ),
+            limits=(0.0, end),
+            sticks=plots.Sticks(centres, heights, with_unit(f"{strength} as sticks", unit)),
         )
-        path = base.with_name(f"{base.name}_{name}.png")
-        plots.draw_lines(path, grid, {name: lines}, ("wavenumber / cm⁻¹", label), limits=(0.0, end))
-        written.append(path)
-    print(", ".join(map(str, written)))
+        written.append(plots.said(path))
+    return written

@@ -22,7 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mace_polmp.analysis import plots
+from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
+from mace_polmp.unit_names import with_unit
 
 # GFN2-xTB: Na+ and Cl− alone, and H and O so that they add up to H2O. An atom without neighbours
 # has the energy E0 in a MACE: an average E0, 0.7 eV off that of Cl−, would spoil its dimers.
@@ -61,14 +63,16 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "quickstart",
         help="train on the embedded data with and without the long-range head, and compare",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train with and without the long-range head, and show the difference.",
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
     parser.add_argument("--epochs", type=int, default=50, help="training epochs of each model")
-    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="random seed of the training and the velocities"
+    )
     parser.add_argument(
         "--md_steps", type=int, default=4000, help="steps of 0.5 fs of NVE MD with each model"
     )
@@ -198,15 +202,15 @@ def _calculators(out: Path) -> dict[str, Any]:
 
 def _print_errors(calculators: dict[str, Any], path: Path) -> None:
     from ase.io import read
-    from prettytable import PrettyTable
 
     from mace_polmp.analysis.errors import ErrorMeasures
+    from mace_polmp.analysis.tables import significant, text_table
     from mace_polmp.calculators.comparison import compare
     from mace_polmp.quantities import QUANTITIES
 
     sets = {"valid": "validation, gaps below 6 Å", "far": "held out, gaps 8.5-14 Å"}
-    table = PrettyTable(["RMSE", "quantity", *(LABELS[name] for name in calculators)])
-    table.align = "r"
+    columns = ["RMSE", "quantity", *(LABELS[name] for name in calculators)]
+    texts: list[list[str]] = []
     rows: list[list[Any]] = []
     for key, words in sets.items():
         frames = read(data_file(key), ":")
@@ -221,10 +225,10 @@ def _print_errors(calculators: dict[str, Any], path: Path) -> None:
                 None if e is None else quantity.factor * ErrorMeasures.of(*e.values()).rmse
                 for e in entries
             ]
-            label = f"{name} / {quantity.unit}"
-            table.add_row([words, label, *("-" if v is None else f"{v:.2f}" for v in values)])
+            label = with_unit(name, quantity.unit)
+            texts.append([words, label, *("-" if v is None else significant(v) for v in values)])
             rows.append([words, label, *values])
-    print(table)
+    print(text_table(columns, texts))
     plots.write_csv(path, ["set", "quantity", *calculators], rows)
     print(f"Errors: {path}")
 
@@ -264,7 +268,7 @@ def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
     axes[-1].legend(frameon=False)
     plots.save(figure, out / "curves.png")
     plots.write_csv(out / "curves.csv", ["dimer", "gap_A", "reference_eV", *calculators], rows)
-    print(f"Dissociation curves: {out / 'curves.png'}, {out / 'curves.csv'}")
+    print(f"Dissociation curves: {plots.said(out / 'curves.png')}, {out / 'curves.csv'}")
 
 
 def _interaction(atoms: Any, calculator: Any) -> float:
@@ -309,7 +313,7 @@ def _nve(out: Path, steps: int, seed: int) -> None:
         axis.grid(True, alpha=0.25)
     plots.save(figure, out / "nve.png")
     plots.write_csv(out / "nve.csv", ["model", "time_fs", "total_energy_eV", "temperature_K"], rows)
-    print(f"{out / 'nve.png'}, {out / 'nve.csv'}")
+    print(f"{plots.said(out / 'nve.png')}, {out / 'nve.csv'}")
 
 
 def _nve_run(model: Path, steps: int, seed: int, position: int) -> tuple[str, int, np.ndarray]:

@@ -17,12 +17,12 @@ from mace_polmp.cli.common import named
 from mace_polmp.cli.trajectory import check_same
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import is_finite_number
-from mace_polmp.reading import shown
-from mace_polmp.structures import read_structures
+from mace_polmp.reading import read_structures, shown
+from mace_polmp.unit_names import LENGTH, with_unit
 
 
 def write_rdf(args: argparse.Namespace, base: Path) -> None:
-    """Write g(r) of pairs of elements as CSV and PNG.
+    """Write g(r) of pairs of elements as CSV, PNG and SVG.
 
     Args:
         args: trajectory, skip, elements, r_max, bins.
@@ -59,11 +59,18 @@ def write_rdf(args: argparse.Namespace, base: Path) -> None:
     middles = (np.arange(args.bins) + 0.5) * radius / args.bins
     rows = np.column_stack([middles, *found.values()])
     plots.write_csv(named(base, ".csv"), ["r_A", *found], rows.tolist())
-    plots.draw_lines(named(base, ".png"), middles, found, ("r / Å", "g(r)"))
+    model = str(frames[0].info.get("model", ""))
+    title = plots.heading(
+        "Radial distribution functions",
+        f"model {model}" if model else "",
+        f"{plots.names(args.trajectory)} ({plots.typeset(frames[0].get_chemical_formula())})",
+        f"{len(frames)} frames",
+    )
+    plots.draw_lines(named(base, ".png"), middles, found, (with_unit("r", LENGTH), "g(r)"), title)
     for name, values in found.items():
         top = int(values.argmax())
         print(f"g({name}): highest at {middles[top]:.2f} Å ({values[top]:.2f})")
-    print(f"{len(frames)} frames: {named(base, '.csv')}, {named(base, '.png')}")
+    print(f"{len(frames)} frames: {named(base, '.csv')}, {plots.said(named(base, '.png'))}")
 
 
 def _without_start(frames: list[Atoms], skip: float, where: str) -> list[Atoms]:

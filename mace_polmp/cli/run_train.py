@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     notes = {name: f"{own[name]} with --model {MODEL_NAME}" for name in UPSTREAM_FLAGS}
     notes["r_max"] = "a foundation model's own"
     extend_parser(parser, MODEL_NAME, notes)
-    title = f"with --model {MODEL_NAME}; lengths in Ang"
+    title = f"with --model {MODEL_NAME}; lengths in Å"
     _add_flags(parser, LongRangeOptions, "Long-range electrostatics", title)
     title = f"with --model {MODEL_NAME}; dipoles and polarizabilities have flags above"
     _add_flags(parser, TrainingOptions, "Electrical labels and fine-tuning", title)

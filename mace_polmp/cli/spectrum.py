@@ -12,11 +12,13 @@ import numpy as np
 from mace_polmp.analysis import dielectric, plots, spectra
 from mace_polmp.analysis.correlation import Array, without_verlet_shift
 from mace_polmp.analysis.sampling import check_sampling, nyquist
-from mace_polmp.cli.common import add_model_options, named
+from mace_polmp.analysis.tables import with_error
+from mace_polmp.cli.common import HelpWithDefaults, add_model_options, named
 from mace_polmp.cli.rdf import write_rdf
 from mace_polmp.cli.trajectory import Series, read_series
 from mace_polmp.errors import InputError
 from mace_polmp.reading import existing_file
+from mace_polmp.unit_names import INFRARED, INVERSE_CM, RAMAN, per_wavenumber, with_unit
 
 KINDS = ("ir", "raman", "dielectric", "rdf")
 
@@ -25,34 +27,49 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "spectrum",
-        help="infrared and Raman spectra and dielectric constants of MD trajectories",
+        help="infrared and Raman spectra, dielectric constants and g(r) of a trajectory",
         description="Spectra of a trajectory written by `mace_polmp md`, or of any trajectory with "
         "velocities and even time steps when --model is given.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("kind", help="ir, raman, dielectric or rdf (radial distribution)")
-    parser.add_argument("trajectory", type=Path, help="file that ASE reads, of every frame")
+    parser.add_argument("trajectory", type=Path, help="file that ASE reads; all its frames")
     parser.add_argument(
-        "--output", type=Path, help="name without ending of the CSV and PNG; trajectory_KIND if not"
+        "--output",
+        type=Path,
+        help="name of the files without ending; by default that of the trajectory and _KIND",
     )
     parser.add_argument(
-        "--timestep", type=float, help="fs between frames, where frames do not say their time"
-    )
-    parser.add_argument("--skip", type=float, default=0.0, help="fs to leave out at the start")
-    parser.add_argument(
-        "--resolution", type=float, default=10.0, help="width of a sharp line at half height, cm^-1"
-    )
-    parser.add_argument("--max_wavenumber", type=float, default=4500.0, help="end of plot and CSV")
-    parser.add_argument(
-        "--temperature", type=float, help="K; the mean kinetic temperature if not given"
+        "--timestep",
+        type=float,
+        help="time between frames, fs, where frames do not say theirs",
     )
     parser.add_argument(
-        "--quantum_correction", default="harmonic", help=", ".join(spectra.QUANTUM_CORRECTIONS)
+        "--skip", type=float, default=0.0, help="time to leave out at the start, fs"
     )
-    parser.add_argument("--laser", type=float, default=532.0, help="of Raman intensities, nm")
+    parser.add_argument(
+        "--resolution", type=float, default=10.0, help="width of a sharp line at half height, cm⁻¹"
+    )
+    parser.add_argument(
+        "--max_wavenumber", type=float, default=4500.0, help="end of plot and table"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="temperature, K; by default the mean kinetic one of the frames",
+    )
+    parser.add_argument(
+        "--quantum_correction", default="harmonic", help=" or ".join(spectra.QUANTUM_CORRECTIONS)
+    )
+    parser.add_argument(
+        "--laser",
+        type=float,
+        default=532.0,
+        help="wavelength of the laser of Raman intensities, nm",
+    )
     rdf = parser.add_argument_group("radial distribution functions")
     rdf.add_argument("--elements", nargs="+", metavar="X", help="of the pairs; all if not given")
-    rdf.add_argument("--r_max", type=float, help="Ang; half the cell if not given")
+    rdf.add_argument("--r_max", type=float, help="Å; half the cell if not given")
     rdf.add_argument("--bins", type=int, default=200, help="of the distance")
     add_model_options(parser, required=False)
     parser.set_defaults(run=run)
@@ -72,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         math.isfinite(args.temperature) and args.temperature > 0
     ):
         raise InputError(f"--temperature must be a positive number of K, got {args.temperature}")
-    for name, unit in (("max_wavenumber", "cm^-1"), ("resolution", "cm^-1"), ("laser", "nm")):
+    for name, unit in (("max_wavenumber", "cm⁻¹"), ("resolution", "cm⁻¹"), ("laser", "nm")):
         value = getattr(args, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"--{name} must be a positive number of {unit}, got {value}")
@@ -115,11 +132,12 @@ def _infrared(args: argparse.Namespace, series: Series, temperature: float, base
     columns["cross_section_km/mol_per_cm-1"] = result.cross_section
     columns = _write(args, series, base, columns)
     if result.absorption is not None:
-        shown, label = columns["n_alpha_cm-1"], "n α / cm⁻¹"
+        shown, label = columns["n_alpha_cm-1"], with_unit("n α", INVERSE_CM)
     else:
         shown = columns["cross_section_km/mol_per_cm-1"]
-        label = "absorption / (km/mol per cm⁻¹)"
-    _draw(base, columns["wavenumber_cm-1"], {"infrared": shown}, label)
+        label = with_unit("absorption", per_wavenumber(INFRARED))
+    title = _title("Infrared spectrum", args, series, temperature)
+    _draw(base, columns["wavenumber_cm-1"], {"infrared": shown}, label, title)
     _report(args, series, temperature, base, columns["wavenumber_cm-1"], shown)
 
 
@@ -147,7 +165,8 @@ def _raman(args: argparse.Namespace, series: Series, temperature: float, base: P
     )
     wavenumber, isotropic, depolarised, *_ = columns.values()
     lines = {"isotropic": isotropic, "depolarised": depolarised}
-    _draw(base, wavenumber, lines, "activity / (Å⁴/amu per cm⁻¹)")
+    title = _title("Raman spectrum", args, series, temperature)
+    _draw(base, wavenumber, lines, with_unit("activity", per_wavenumber(RAMAN)), title)
     activity = isotropic + 7.0 / 3.0 * depolarised
     _report(args, series, temperature, base, wavenumber, activity)
 
@@ -168,20 +187,27 @@ def _dielectric(args: argparse.Namespace, series: Series, temperature: float, ba
         moment, series.volume, temperature, electronic, series.timestep
     )
     times = np.arange(len(result.running)) * series.timestep
-    header = ["time_fs", "static_permittivity", "M_x_eA", "M_y_eA", "M_z_eA"]
-    rows = np.column_stack([times, result.running, moment - moment[0]])
+    errors = result.running_error
+    header = ["time_fs", "static_permittivity", "M_x_eA", "M_y_eA", "M_z_eA", "standard_error"]
+    rows = np.column_stack([times, result.running, moment - moment[0], errors])
     plots.write_csv(named(base, ".csv"), header, rows.tolist())
+    title = plots.heading(
+        f"Static dielectric constant: {with_error(result.value, result.error)}",
+        *_details(args, series, temperature),
+    )
     plots.draw_lines(
         named(base, ".png"),
         times / 1000.0,
-        {"": result.running},
-        ("time / ps", "static dielectric constant of the run so far"),
+        {"of the run so far": result.running},
+        ("time / ps", "static dielectric constant"),
+        title,
+        band=plots.Band(errors, "± standard error"),
     )
     print(
         f"electronic permittivity {electronic:.3f} ({source}), static dielectric constant "
-        f"{result.value:.2f} ± {result.error:.2f} ({len(times)} frames, {times[-1] / 1000:g} ps, "
+        f"{with_error(result.value, result.error)} ({len(times)} frames, {times[-1] / 1000:g} ps, "
         f"{temperature:.0f} K; the polarization remembers for {result.memory / 1000:.2g} ps)\n"
-        f"{named(base, '.csv')}, {named(base, '.png')}"
+        f"{named(base, '.csv')}, {plots.said(named(base, '.png'))}"
     )
 
 
@@ -219,10 +245,22 @@ def _write(
     return written
 
 
-def _draw(base: Path, wavenumber: Array, lines: dict[str, Array], label: str) -> None:
-    labels = ("wavenumber / cm⁻¹", label)
+def _title(what: str, args: argparse.Namespace, series: Series, temperature: float) -> str:
+    resolution = f"resolution {args.resolution:g} {INVERSE_CM}"
+    return plots.heading(what, *_details(args, series, temperature), resolution)
+
+
+def _details(args: argparse.Namespace, series: Series, temperature: float) -> list[str]:
+    """Model, data and temperature for a title."""
+    model = series.model if args.model is None else plots.names(args.model)
+    data = f"{plots.names(args.trajectory)} ({plots.typeset(series.formula)})"
+    return [f"model {model}" if model else "", data, f"{temperature:.0f} K"]
+
+
+def _draw(base: Path, wavenumber: Array, lines: dict[str, Array], label: str, title: str) -> None:
+    labels = (with_unit("wavenumber", INVERSE_CM), label)
     limits = (0.0, float(wavenumber[-1]))
-    plots.draw_lines(named(base, ".png"), wavenumber, lines, labels, limits=limits)
+    plots.draw_lines(named(base, ".png"), wavenumber, lines, labels, title, limits=limits)
 
 
 def _report(
@@ -240,8 +278,8 @@ def _report(
     lines = ", ".join(f"{wavenumber[i]:.0f}" for i in largest)
     limit = nyquist(series.timestep)
     if limit < args.max_wavenumber:
-        print(f"frames are {series.timestep:g} fs apart: the spectrum ends at {limit:.0f} cm^-1")
+        print(f"frames are {series.timestep:g} fs apart: the spectrum ends at {limit:.0f} cm⁻¹")
     print(
-        f"{args.kind} at {temperature:.0f} K, resolution {args.resolution:g} cm^-1; strongest "
-        f"lines at {lines} cm^-1\n{named(base, '.csv')}, {named(base, '.png')}"
+        f"{args.kind} at {temperature:.0f} K, resolution {args.resolution:g} cm⁻¹; strongest "
+        f"lines at {lines} cm⁻¹\n{named(base, '.csv')}, {plots.said(named(base, '.png'))}"
     )

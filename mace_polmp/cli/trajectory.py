@@ -35,6 +35,8 @@ class Series:
         dipole, current: [n_times, 3], e Å and e Å/fs.
         polarizability: [n_times, 3, 3], e² Å²/eV.
         epsilon_infinity: by whose square root current and dipole have been multiplied.
+        formula: of the structure.
+        model: that the dynamics ran with, if frames say it.
     """
 
     timestep: float
@@ -46,6 +48,8 @@ class Series:
     current: Array | None
     polarizability: Array | None
     epsilon_infinity: float
+    formula: str
+    model: str
 
 
 def read_series(args: argparse.Namespace) -> Series:
@@ -97,6 +101,8 @@ def read_series(args: argparse.Namespace) -> Series:
         current=found["current"],
         polarizability=found["polarizability"],
         epsilon_infinity=epsilon,
+        formula=frames[0].get_chemical_formula(),
+        model=str(frames[0].info.get("model", "")),
     )
 
 

@@ -31,7 +31,8 @@ class Electrostatics(torch.nn.Module):
     """Energy, potential, field and linear response of smeared atomic multipoles.
 
     Args:
-        smearing: width σ of the Gaussian every multipole is smeared with, Å.
+        smearing: σ, Å: two unit charges interact as k_e erf(r/(√2 σ))/r, so that each multipole is
+            a Gaussian of standard deviation σ/√2.
         kspace_spacing: dl, Å; the k-space sum of periodic structures runs over |k| ≤ 2π/dl.
         solver: for periodic structures, "ewald" (direct k-space sum), "mesh" (particle mesh,
             the same sum to mesh_accuracy), or "auto" (for each structure what is faster).

@@ -109,10 +109,14 @@ class LongRangeOptions:
         kind="permittivity",
     )
     smearing: float = option(
-        1.0, "width of the Gaussian of every multipole (Ang)", float, limits=(0.05, 20.0)
+        1.0,
+        "σ (Å): two unit charges interact as erf(r / (√2 σ)) / r, so that each "
+        "multipole is a Gaussian of standard deviation σ/√2",
+        float,
+        limits=(0.05, 20.0),
     )
     kspace_spacing: float = option(
-        2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Ang)", float, limits=(0.05, 20.0)
+        2.0, "k-space sums run over |k| <= 2 pi / kspace_spacing (Å)", float, limits=(0.05, 20.0)
     )
     kspace_taper: float = option(
         0.1,

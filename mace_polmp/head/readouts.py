@@ -13,7 +13,6 @@ import math
 
 import torch
 from e3nn import o3
-from e3nn.io import CartesianTensor
 from torch import Tensor
 
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
@@ -116,7 +115,8 @@ class MultipoleReadouts(torch.nn.Module):
         )
         # 1 or −1: energies do not know the sign that all multipoles have in common.
         self.register_buffer("orientation", torch.ones((), dtype=torch.get_default_dtype()))
-        basis = CartesianTensor("ij=ji").reduced_tensor_products().change_of_basis[1:]
+        # Symmetric traceless matrices of norm 1, one for each component of l = 2.
+        basis = math.sqrt(5.0) * o3.wigner_3j(2, 1, 1, dtype=torch.float64)
         self.register_buffer(
             "_quadrupole_basis", basis.to(torch.get_default_dtype()), persistent=False
         )

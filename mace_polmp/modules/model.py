@@ -26,6 +26,7 @@ from mace_polmp.modules.born_charges import labelled_born_charges
 from mace_polmp.modules.graph import Graph
 from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, BackboneOutput, electrical_outputs
 from mace_polmp.modules.record import TrainingRecord
+from mace_polmp.modules.summary import summary
 
 __all__ = ["ELECTRICAL_OUTPUTS", "FORMAT_VERSION", "BackboneOutput", "MultipoleMACE"]
 
@@ -42,8 +43,7 @@ class MultipoleMACE(ScaleShiftMACE):
 
     Args:
         long_range: settings of the head; the defaults if None.
-        initial_scale: size of the head's initial output, 1 from scratch, small for a trained
-            backbone.
+        initial_scale: size of the head's initial output: 1, or less for a trained backbone.
         **kwargs: of mace.modules.ScaleShiftMACE.
 
     Attributes:
@@ -56,6 +56,7 @@ class MultipoleMACE(ScaleShiftMACE):
     born_directions: int = 3  # of polarization, in which a training sees its Born charges
     gives_polarizability: bool = True  # where that of a structure takes solving for it
     compiled: Any = None  # a CompiledPass, for evaluations that need first derivatives only
+    __repr__ = summary
 
     def __init__(
         self,
@@ -222,7 +223,7 @@ class MultipoleMACE(ScaleShiftMACE):
         Returns:
             Upstream's dictionary, where energies with atomic energies in them are in double
             precision whatever the model's, node_energy holds the short-range energies only
-            (the long-range energy belongs to no single atom), and
+            (atom_energies.py has those with the long-range part), and
             short_range_energy, long_range_energy [n_structures] eV;
             charges [n_atoms] e, atomic_dipoles [n_atoms, 3] e Å (permanent plus induced);
             atomic_quadrupoles [n_atoms, 3, 3] e Å²;

@@ -11,6 +11,7 @@ import numpy as np
 
 from mace_polmp.analysis import plots
 from mace_polmp.training.metrics import UNITS
+from mace_polmp.unit_names import with_unit
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -31,10 +32,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_label_curves(path: str | Path) -> None:
-    """RMSE of each label on the validation data against the epoch, as a picture.
+    """RMSE of each label on the validation data against the epoch, as PNG and SVG.
 
     Args:
-        path: of upstream's results file; the picture has its name and _labels.png.
+        path: of upstream's results file; the picture has its name and _labels.png or .svg.
     """
     results = Path(path)
     records = read_records(results)
@@ -42,7 +43,8 @@ def draw_label_curves(path: str | Path) -> None:
     if not names or len({r["epoch"] for r in records}) < 2:
         return
     heads = sorted({str(r.get("head", "")) for r in records})
-    made, axes = plots.figure(len(names), (5.0, 3.5))
+    made, axes = plots.figure(len(names), (0.6 + 3.6 * len(names), 3.8))
+    made.suptitle(plots.heading("Errors on the validation data", results.stem), fontsize=10)
     for axis, name in zip(axes, names, strict=True):
         for head in heads:
             values = [
@@ -53,7 +55,9 @@ def draw_label_curves(path: str | Path) -> None:
             points = np.array([(e, v) for e, v in values if v is not None], dtype=float)
             if len(points):
                 axis.plot(points[:, 0], points[:, 1], lw=1.2, label=head or "validation")
-        axis.set(xlabel="epoch", ylabel=f"RMSE of {name.replace('_', ' ')} / {UNITS[name]}")
+        words = f"RMSE of {name.replace('_', ' ').replace('born', 'Born')}"
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set(xlabel="epoch", ylabel=with_unit(words, UNITS[name]))
         axis.set_yscale("log")
         axis.grid(True, alpha=0.25)
         if len(heads) > 1:

@@ -115,7 +115,7 @@ def check_cutoff(r_max: float, foundation: torch.nn.Module) -> None:
     own = float(foundation.r_max)
     if abs(own - r_max) > 1e-6:
         raise InputError(
-            f"--r_max {r_max:g}: the foundation model has a cutoff of {own:g} Ang, which its "
+            f"--r_max {r_max:g}: the foundation model has a cutoff of {own:g} Å, which its "
             "weights belong to; leave the flag out"
         )
 
@@ -262,7 +262,7 @@ def _long_range(model: MultipoleMACE, data: Data) -> tuple[Tensor, Tensor]:
 def _log_start(energy: float, force: float) -> None:
     logging.info(
         "Long-range head: before the first step it changes energies by at most "
-        f"{1e3 * energy:.3f} meV/atom and forces by at most {1e3 * force:.3f} meV/A"
+        f"{1e3 * energy:.3f} meV/atom and forces by at most {1e3 * force:.3f} meV/Å"
     )
 
 

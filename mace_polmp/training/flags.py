@@ -37,8 +37,7 @@ _NOT_NEGATIVE = _number(lambda x: x >= 0)
 _FRACTION = _number(lambda x: 0 < x < 1)
 _UP_TO_ONE = _number(lambda x: 0 < x <= 1)
 
-# By words for what is expected, a test and the flags that must pass it where they are given.
-_SENSE: tuple[tuple[str, Test, tuple[str, ...]], ...] = (
+EXPECTED: tuple[tuple[str, Test, tuple[str, ...]], ...] = (
     (
         "a positive number",
         _POSITIVE,
@@ -97,6 +96,8 @@ _SENSE: tuple[tuple[str, Test, tuple[str, ...]], ...] = (
         ("seed", "max_L", "max_ell", "num_workers", "scheduler_patience", "plot_frequency"),
     ),
 )
+"""Words for what is expected, a test, and the flags that must pass it where they are given."""
+
 # By flag of a text, what it may be.
 _CHOICES = {
     "scheduler": ("ReduceLROnPlateau", "ExponentialLR"),
@@ -119,7 +120,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         InputError: names the flag, what was expected and what came.
     """
-    for words, test, names in _SENSE:
+    for words, test, names in EXPECTED:
         for name in names:
             value = getattr(args, name, None)
             if value is not None and not test(value):

@@ -57,7 +57,8 @@ def check_foundation_model(args: argparse.Namespace) -> torch.nn.Module | None:
 def readable_foundation(args: argparse.Namespace, model: torch.nn.Module | None) -> Iterator[None]:
     """While upstream runs, let --foundation_model name a file that it can read."""
     name = args.foundation_model
-    if model is None or not Path(name).is_file() or not is_safe(name):
+    path = model_file(name) if name == DEMO_MODEL else Path(name or "")
+    if model is None or not path.is_file() or not is_safe(path):
         yield
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from mace.tools.train import MACELoss
-from prettytable import PrettyTable
 
 from mace_polmp.analysis.errors import ErrorMeasures
+from mace_polmp.analysis.tables import r_squared, significant, text_table
 from mace_polmp.quantities import QUANTITIES
 from mace_polmp.training.loss import ElectricalLoss, exact_energies, label_pair
 from mace_polmp.training.messages import offset_of, offset_said
+from mace_polmp.unit_names import CHARGE
 
 UNITS = {name: QUANTITIES[name].unit for name in ("dipole", "polarizability", "born_charges")} | {
-    "total_charge": "e"
+    "total_charge": CHARGE
 }
 
 
@@ -80,26 +81,26 @@ def line_of(metrics: dict[str, Any]) -> str:
     offset = offset_said(metrics)
     parts = [f"energies: {offset}"] if offset else []
     parts += [
-        f"RMSE_{name}={metrics[f'rmse_{name}']:8.4f} {unit}"
+        f"RMSE_{name}={significant(metrics[f'rmse_{name}']):>8s} {unit}"
         for name, unit in UNITS.items()
         if f"rmse_{name}" in metrics
     ]
-    return ", ".join(parts).replace("Å", "A").replace("²", "^2")
+    return ", ".join(parts)
 
 
-def label_table(metrics: dict[str, dict[str, Any]]) -> PrettyTable | None:
+def label_table(metrics: dict[str, dict[str, Any]]) -> str | None:
     """Errors of the labels for each set of data, None where there are none.
 
     Args:
         metrics: of ElectricalMetrics, by name of the set.
     """
-    table = PrettyTable()
-    table.field_names = ["config_type", "label", "unit", "values", "MAE", "RMSE", "R^2"]
+    rows = []
     for where, values in metrics.items():
         for name, unit in UNITS.items():
             if f"rmse_{name}" not in values:
                 continue
-            numbers = [f"{values[f'{m}_{name}']:.4f}" for m in ("mae", "rmse", "r2")]
-            unit = unit.replace("Å", "A").replace("²", "^2")
-            table.add_row([where, name, unit, values[f"count_{name}"], *numbers])
-    return table if table.rows else None
+            errors = [significant(values[f"{measure}_{name}"]) for measure in ("mae", "rmse")]
+            r2 = r_squared(values[f"r2_{name}"])
+            rows.append([where, name, unit, values[f"count_{name}"], *errors, r2])
+    columns = ["config_type", "label", "unit", "values", "MAE", "RMSE", "R²"]
+    return text_table(columns, rows) if rows else None

@@ -24,8 +24,6 @@ def loss_settings(stage_two: bool) -> tuple[str, ...]:
     return (*_LOSS, *(f"swa_{name}" for name in _WEIGHTS if stage_two))
 
 
-"""Targets of a training besides energy, forces and stress; each has a weight and a key."""
-
 # Upstream has flags for these already, with weights of 1 and keys that ASE would move elsewhere.
 UPSTREAM_FLAGS = (
     "dipole_weight",

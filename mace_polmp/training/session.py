@@ -7,6 +7,7 @@ function as its first argument and calls it, where it does not say otherwise.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 from collections.abc import Callable
@@ -154,10 +155,12 @@ class _Session:
         return atomic_energies.atomic_energies(original, E0s, train_collection, elements, known)
 
     def estimate_e0s_from_foundation(
-        self, original: Original, *, collections_train: Any, **named: Any
+        self, original: Original, *, foundation_model: Any, collections_train: Any, **named: Any
     ) -> Any:
-        """Upstream's estimate from the energies that count."""
-        return original(collections_train=atomic_energies.counted(collections_train), **named)
+        """Upstream's estimate from the energies that count, in the precision of the training."""
+        model = copy.deepcopy(foundation_model).to(torch.get_default_dtype())
+        counted = atomic_energies.counted(collections_train)
+        return original(foundation_model=model, collections_train=counted, **named)
 
     def scaling(self, original: Original, train_loader: Any, energies: Any) -> Any:
         """Upstream's shift and scale of energies, each of the structures that have its label.
@@ -383,7 +386,7 @@ class _Session:
                 logging.info(f"Energies of {name}: {offset_said(values)}")
         labels = label_table(metrics)
         if labels is not None:
-            logging.info("Errors of electrical labels:\n" + str(labels))
+            logging.info("Errors of electrical labels:\n" + labels)
         if any(name.startswith("train_") for name in loaders):
             model = named["model"]
             if isinstance(model, DistributedDataParallel):

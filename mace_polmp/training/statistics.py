@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 from ase.data import chemical_symbols
-from prettytable import PrettyTable
 from torch import Tensor
 
+from mace_polmp.analysis.tables import text_table
 from mace_polmp.modules import MultipoleMACE
+from mace_polmp.unit_names import CHARGE, DIPOLE, POLARIZABILITY, with_unit
 
 _MOST_BATCHES = 50
 
 
-def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> PrettyTable:
+def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> str:
     """Mean ± standard deviation of charge, |μ| and α per element.
 
     Args:
@@ -40,24 +41,25 @@ def multipole_table(model: torch.nn.Module, loaders: dict[str, Any]) -> PrettyTa
             parts["alpha"].append(alpha)
     values = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}
 
-    table = PrettyTable()
-    table.field_names = ["element", "atoms", "charge / e", "|dipole| / e A", "alpha / e^2 A^2/eV"]
+    heads = [("charge", CHARGE), ("|dipole|", DIPOLE), ("α", POLARIZABILITY)]
+    columns = ["element", "atoms", *(with_unit(what, unit) for what, unit in heads)]
+    rows = []
     for index, number in enumerate(model.atomic_numbers.tolist()):
         mine = values["z"] == index
         if not mine.any():
             continue
         cells = [
-            f"{values[name][mine].mean():.3f} +- {values[name][mine].std(correction=0):.3f}"
+            f"{values[name][mine].mean():.3f} ± {values[name][mine].std(correction=0):.3f}"
             for name in ("charge", "dipole", "alpha")
         ]
-        table.add_row([chemical_symbols[number], int(mine.sum()), *cells])
-    return table
+        rows.append([chemical_symbols[number], int(mine.sum()), *cells])
+    return text_table(columns, rows)
 
 
 def log_multipoles(model: torch.nn.Module, loaders: dict[str, Any]) -> None:
     """Log multipole_table of training and validation data."""
     logging.info(
-        "Multipoles, permanent plus induced, by element:\n" + str(multipole_table(model, loaders))
+        "Multipoles, permanent plus induced, by element:\n" + multipole_table(model, loaders)
     )
 
 

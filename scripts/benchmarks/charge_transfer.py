@@ -13,13 +13,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from common import machine, report
 from tqdm import tqdm
 
-from mace_polmp.analysis import plots
 from mace_polmp.calculators.loading import load_calculator
 from mace_polmp.structures import read_structures
 
@@ -93,22 +93,6 @@ def measure(model: Path, chains: list[Chain]) -> dict[str, np.ndarray]:
     return {n: 1e3 * np.sqrt(m) if n.startswith("forces") else m for n, m in means.items()}
 
 
-def draw(path: Path, distances: np.ndarray, results: dict[str, dict[str, np.ndarray]]) -> None:
-    """Changes of charges and errors of forces over the distance from the proton."""
-    made, (left, right) = plots.figure(2, size=(10.0, 4.0))
-    for name, found in results.items():
-        style = "k--" if "change" not in found else "-"
-        if "change" in found:
-            left.plot(distances, found["change"], style, marker=".", label=name)
-        right.plot(distances, found["forces, protonated"], style, marker=".", label=name)
-    left.set(xlabel="distance / Å", ylabel="charge of CHn that the proton adds / e")
-    right.set(xlabel="distance / Å", ylabel="RMSE of forces on C / meV/Å", ylim=(0, None))
-    for axis in (left, right):
-        axis.grid(True, alpha=0.25)
-        axis.legend(frameon=False)
-    plots.save(made, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, nargs="+", required=True)
@@ -126,7 +110,7 @@ def main() -> None:
             rows.append({"model": name, "distance": f"{distance:.1f}", **numbers})
     print(machine())
     report(rows, args.output, "charge_transfer")
-    draw(args.output / "charge_transfer.png", distances, results)
+    figures.charge_transfer(rows, args.output, machine())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: random systems, timings, memory, tables, CSV files and plots."""
+"""What the benchmarks share: random systems, timings, memory, tables and CSV files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prettytable import PrettyTable
+from figures import note_machine
 from torch import Tensor
 
+from mace_polmp.analysis.tables import significant, text_table
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
 
 DENSITY = 0.1
@@ -172,18 +173,15 @@ def median(times: Sequence[float]) -> float:
 def machine(device: str = "cpu") -> str:
     """A line that says where and when."""
     where = torch.cuda.get_device_name() if device != "cpu" else f"{platform.machine()} CPU"
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count > 1)}" if device == "cpu" else ""
     return f"{where}{threads}, torch {torch.__version__}, {date.today()}"
 
 
-def report(rows: list[dict[str, Any]], folder: Path, name: str) -> None:
+def report(rows: list[dict[str, Any]], folder: Path, name: str, device: str = "cpu") -> None:
     """Print rows as a table and write them to folder/name.csv."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = PrettyTable(columns)
-    table.align = "r"
-    for row in rows:
-        table.add_row([_cell(row.get(c, "")) for c in columns])
-    print(table)
+    print(text_table(columns, [[_cell(row.get(c, "")) for c in columns] for row in rows]))
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{name}.csv"
     with unfinished.open("w", newline="") as file:
@@ -191,38 +189,9 @@ def report(rows: list[dict[str, Any]], folder: Path, name: str) -> None:
         writer.writeheader()
         writer.writerows(rows)
     os.replace(unfinished, folder / f"{name}.csv")
+    note_machine(folder, name, machine(device))
     print(f"written: {folder / name}.csv")
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def plot(
-    series: dict[str, list[tuple[float, float]]],
-    labels: tuple[str, str],
-    folder: Path,
-    name: str,
-    title: str,
-) -> None:
-    """Lines of (x, y) on doubly logarithmic axes, to folder/name.png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for label, points in sorted(series.items()):
-        xs, ys = zip(*sorted(points), strict=True)
-        line = "o--" if "training" in label else "s:" if "torch-pme" in label else "o-"
-        axes.loglog(xs, ys, line, markersize=4, label=label)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
-    axes.set_title(title, fontsize=10)
-    axes.grid(True, which="both", alpha=0.25)
-    axes.legend(fontsize=8)
-    unfinished = folder / f".{name}.png"
-    figure.savefig(unfinished, dpi=150)
-    plt.close(figure)
-    os.replace(unfinished, folder / f"{name}.png")
-    print(f"written: {folder / name}.png")
+    return significant(value) if isinstance(value, float) else str(value)

@@ -24,6 +24,7 @@ from suite import seconds_per_epoch
 
 from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.analysis.plots import write_csv
+from mace_polmp.analysis.tables import text_table
 from mace_polmp.calculators.comparison import compare
 from mace_polmp.quantities import QUANTITIES
 
@@ -129,8 +130,7 @@ def main() -> None:
         rows += errors("born, rest", model, valid[N_BORN:])
     if rows:
         header = ["model", "quantity", "unit", "MAE", "RMSE", "R2"]
-        for row in [header, *rows]:
-            print("".join(f"{cell:>14s}" for cell in row))
+        print(text_table(header, rows))
         write_csv(args.output / "errors.csv", header, rows)
     if "timing" in args.steps:
         short = ("--max_num_epochs=3", "--lr=1e-4", "--head_growth_epochs=0")

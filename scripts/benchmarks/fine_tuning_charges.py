@@ -38,6 +38,7 @@ from fine_tuning import errors
 from numpy.typing import NDArray
 
 from mace_polmp.analysis.plots import write_csv
+from mace_polmp.analysis.tables import text_table
 from mace_polmp.modules.io import load_any
 
 FIELD = 0.002  # Hartree/(e Bohr), 0.1 V/Å
@@ -224,8 +225,7 @@ def main() -> None:
         for part in ("valid", "test")[: 1 + args.test]:
             rows += errors(f"{name}, {part}", model, parts[part])
     header = ["model", "quantity", "unit", "MAE", "RMSE", "R2"]
-    for row in [header, *rows]:
-        print("".join(f"{cell:>18s}" for cell in row))
+    print(text_table(header, rows))
     write_csv(args.output / "errors.csv", header, rows)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import figures
 import torch
 from common import (
     CASES,
@@ -26,7 +27,6 @@ from common import (
     median,
     parse_arguments,
     peak_memory,
-    plot,
     random_system,
     report,
     timings,
@@ -149,7 +149,7 @@ def main() -> None:
         return
     cases = [*CASES, *(Path(s).stem for s in args.structure)]
     rows: list[dict[str, Any]] = []
-    series: dict[str, list[tuple[float, float]]] = {}
+    growth: list[tuple[float, float]] = []  # of periodic structures
     runs = [(c, k) for c in cases for k in KINDS if not skipped(c, k)]
     for case, kind in tqdm(runs, unit="case"):
         found = in_own_process(
@@ -165,18 +165,16 @@ def main() -> None:
                 "of the process / MB": found["peak"],
             }
         )
-        boundary = case.split()[0]
-        if case in CASES and CASES[case][0] == 1:
-            label = f"{boundary}, {kind}" if kind != "torch-pme" else "torch-pme, charges alone"
-            series.setdefault(label, []).append((found["atoms"], found["minimum"]))
+        if case in CASES and CASES[case][0] == 1 and CASES[case][2] and kind == "auto":
+            growth.append((found["atoms"], found["minimum"]))
     print(machine(args.device))
-    report(rows, args.output, "head")
-    large = [p for p in series["periodic, auto"] if p[0] >= 1500]
+    report(rows, args.output, "head", args.device)
+    large = [p for p in growth if p[0] >= 1500]
     exponent = math.log(large[-1][1] / large[0][1]) / math.log(large[-1][0] / large[0][0])
     print(
         f"exponent of the growth from {large[0][0]:.0f} to {large[-1][0]:.0f} atoms: {exponent:.2f}"
     )
-    plot(series, ("atoms", "time / ms"), args.output, "head", machine(args.device))
+    figures.head(rows, args.output, machine(args.device))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import figures
 import torch
-from common import System, machine, median, plot, random_system, report, timings
+from common import System, machine, median, random_system, report, timings
 from torch import Tensor
 from tqdm import tqdm
 
@@ -241,15 +242,9 @@ def main() -> None:
         report(of_model(args.model, args.structure), args.output, "mesh_accuracy_model")
         return
     rows, series = roads(args.device)
-    report(rows, args.output, "mesh_accuracy")
+    report(rows, args.output, "mesh_accuracy", args.device)
     report(windows(), args.output, "mesh_windows")
-    plot(
-        series,
-        ("time of energy and forces, 1536 atoms, single precision / ms", "relative force error"),
-        args.output,
-        "mesh_accuracy",
-        machine(args.device),
-    )
+    figures.mesh_accuracy(rows, args.output, machine(args.device))
 
 
 if __name__ == "__main__":

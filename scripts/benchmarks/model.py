@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import figures
 import mace  # noqa: F401  before e3nn
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from common import (
     median,
     parse_arguments,
     peak_memory,
-    plot,
     random_system,
     report,
 )
@@ -151,7 +151,6 @@ def main() -> None:
         print(json.dumps(measure(case, args.structure, args.device, only)))
         return
     rows: list[dict[str, Any]] = []
-    series: dict[str, list[tuple[float, float]]] = {}
     cases = [*EVALUATED, *(Path(s).stem for s in args.structure), *TRAINED]
     more = ["--device", args.device, "--structure", *args.structure]
     for case in tqdm(cases, unit="case"):
@@ -172,13 +171,9 @@ def main() -> None:
                 "with / MB": peaks["with"],
             }
         )
-        if case in EVALUATED and case.startswith("periodic"):
-            for name in ("without", "with"):
-                label = f"periodic, {name} the head"
-                series.setdefault(label, []).append((found["atoms"], median(found[name])))
     print(machine(args.device))
-    report(rows, args.output, "model")
-    plot(series, ("atoms", "time / ms"), args.output, "model", machine(args.device))
+    report(rows, args.output, "model", args.device)
+    figures.model(rows, args.output, machine(args.device))
 
 
 if __name__ == "__main__":

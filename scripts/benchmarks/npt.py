@@ -19,9 +19,11 @@ from ase import Atoms
 from common import machine, report
 from tqdm import tqdm
 
+from mace_polmp.analysis import plots
 from mace_polmp.calculators import MultipoleMACECalculator
 from mace_polmp.simulation.ensembles import Ensemble
 from mace_polmp.simulation.temperature import ThermalMotion, draw_momenta
+from mace_polmp.unit_names import ENERGY_PER_ATOM, with_unit
 
 
 def run(
@@ -93,24 +95,16 @@ def main() -> None:
         )
         report(rows, args.output, f"npt_{len(atoms)}")
     print(f"{machine(args.device)}; {len(atoms)} atoms, {time[-1]:.2f} ps at {args.timestep} fs")
-    _plot(time, curves, args.output / f"npt_{len(atoms)}.png")
-
-
-def _plot(time: np.ndarray, curves: dict[str, np.ndarray], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for label, values in curves.items():
-        axes.plot(time, values, label=label)
-    axes.set_xlabel("time / ps")
-    axes.set_ylabel("conserved energy − start / (meV/atom)")
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    print(f"written: {path}")
+    title = plots.heading(
+        "Conserved energy at constant energy and at constant pressure",
+        f"model {args.model.name}",
+        f"{args.structure.name} ({plots.typeset(atoms.get_chemical_formula())})",
+        f"{args.temperature:g} K, {args.pressure:g} bar, steps of {args.timestep:g} fs",
+    )
+    labels = ("time / ps", with_unit("conserved energy − start", ENERGY_PER_ATOM))
+    path = args.output / f"npt_{len(atoms)}.png"
+    plots.draw_lines(path, time, curves, labels, title)
+    print(f"written: {plots.said(path)}")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from ase.md.verlet import VelocityVerlet
 from common import machine, report
 from tqdm import tqdm
 
+from mace_polmp.analysis import plots
 from mace_polmp.calculators import MultipoleMACECalculator
 from mace_polmp.simulation.temperature import draw_momenta
 from mace_polmp.structures import as_slab
+from mace_polmp.unit_names import ENERGY_PER_ATOM, with_unit
 
 
 def run(atoms: Atoms, calc: MultipoleMACECalculator, args: argparse.Namespace) -> np.ndarray:
@@ -73,26 +75,18 @@ def main() -> None:
         )
     print(f"{machine(args.device)}; {len(atoms)} atoms, {time[-1]:.2f} ps at {args.timestep} fs")
     name = f"nve_{'slab_' if args.slab else ''}{len(atoms)}"
-    report(rows, args.output, name)
-    _plot(time, energies, len(atoms), args.output / f"{name}.png")
-
-
-def _plot(time: np.ndarray, energies: dict[str, np.ndarray], n_atoms: int, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, (solver, values) in enumerate(energies.items()):
-        style = "-" if number == 0 else "--"
-        axes.plot(time, 1e3 * (values - values[0]) / n_atoms, style, label=solver)
-    axes.set_xlabel("time / ps")
-    axes.set_ylabel("total energy − start / (meV/atom)")
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    print(f"written: {path}")
+    report(rows, args.output, name, args.device)
+    lines = {n: 1e3 * (e - e[0]) / len(atoms) for n, e in energies.items()}
+    title = plots.heading(
+        "Total energy at constant energy and volume",
+        f"model {args.model.name}",
+        f"{args.structure.name} ({plots.typeset(atoms.get_chemical_formula())})",
+        f"{args.temperature:g} K at the start, steps of {args.timestep:g} fs",
+    )
+    labels = ("time / ps", with_unit("total energy − start", ENERGY_PER_ATOM))
+    path = args.output / f"{name}.png"
+    plots.draw_lines(path, time, lines, labels, title)
+    print(f"written: {plots.said(path)}")
 
 
 if __name__ == "__main__":

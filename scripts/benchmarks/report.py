@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from mace_polmp.analysis import plots
+from mace_polmp.analysis.tables import r_squared
 from mace_polmp.quantities import QUANTITIES
+from mace_polmp.unit_names import ENERGY, ENERGY_PER_ATOM, FORCE, with_unit
 
 from .suite import Run, learning_curve, variants
 
@@ -21,8 +23,8 @@ _COLUMNS = {
     "F MAE": ("forces", "mae", 1e3),
     "F RMSE": ("forces", "rmse", 1e3),
     "stress RMSE": ("stress", "rmse", 1e3),
-    "dipole R2": ("dipole", "r2", 1.0),
-    "Born R2": ("born_charges", "r2", 1.0),
+    "dipole R²": ("dipole", "r2", 1.0),
+    "Born R²": ("born_charges", "r2", 1.0),
     "Born MAE": ("born_charges", "mae", 1.0),
 }
 _NOTE = (
@@ -92,17 +94,19 @@ def _table(groups: Groups) -> str:
 def _spread(values: list[float], column: str) -> str:
     if not values:
         return "–"
-    digits = ".4f" if column.endswith("R2") else ".3g"
-    half = 0.5 * float(np.ptp(values))
-    return f"{np.mean(values):{digits}}" + (f" ± {half:.2g}" if len(values) > 1 else "")
+    mean, half = float(np.mean(values)), 0.5 * float(np.ptp(values))
+    return (r_squared(mean) if column.endswith("R²") else f"{mean:.3g}") + (
+        f" ± {half:.2g}" if len(values) > 1 else ""
+    )
 
 
 def _draw_errors(path: Path, data: str, groups: Groups) -> None:
     """RMSE of energies and forces of each variant, a dot for each seed."""
     names = [name for name in variants() if (data, name) in groups]
     made, axes = plots.figure(2, size=(2.0 + 0.9 * len(names) + 3.0, 3.6))
-    energy = "meV/atom" if groups[data, names[0]][0]["energies_per_atom"] else "meV"
-    for axis, column, unit in zip(axes, ("E RMSE", "F RMSE"), (energy, "meV/Å"), strict=True):
+    per_atom = groups[data, names[0]][0]["energies_per_atom"]
+    energy = ENERGY_PER_ATOM if per_atom else ENERGY
+    for axis, column, unit in zip(axes, ("E RMSE", "F RMSE"), (energy, FORCE), strict=True):
         means: list[float] = []
         for place, name in enumerate(names):
             values = _values(groups[data, name], column)
@@ -113,8 +117,9 @@ def _draw_errors(path: Path, data: str, groups: Groups) -> None:
         if max(means) > 20 * min(means) > 0:  # else the short-range model dwarfs all others
             axis.set_yscale("log")
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
-        axis.set(ylabel=f"RMSE of {'energies' if column[0] == 'E' else 'forces'} / {unit}")
-    made.suptitle(data)
+        words = f"RMSE of {'energies' if column[0] == 'E' else 'forces'}"
+        axis.set(ylabel=with_unit(words, unit))
+    made.suptitle(f"{data}: errors by variant; bars are means over seeds, dots are seeds")
     plots.save(made, path)
 
 
@@ -126,7 +131,8 @@ def _draw_learning(path: Path, runs: list[Run]) -> None:
         epochs = [entry["epoch"] + 1 for entry in curve]
         forces = [1e3 * entry["rmse_f"] for entry in curve]
         axis.loglog(epochs, forces, "k--" if variant == "sr" else "-", lw=1.2, label=variant)
-    axis.set(xlabel="epoch", ylabel="validation RMSE of forces / meV/Å", title=runs[0].system.name)
+    axis.set(xlabel="epoch", ylabel=with_unit("RMSE of forces", FORCE))
+    axis.set_title(f"{runs[0].system.name}: validation frames, by variant, seed {runs[0].seed}")
     axis.grid(True, which="both", alpha=0.25)
     axis.legend(frameon=False)
     plots.save(made, path)
@@ -158,7 +164,7 @@ def _draw_curves(path: Path, runs: list[Run]) -> None:
     limit = max(1.3e3 * float(np.abs(others).max()), 2.0)
     axes[1].set_ylim(-limit, limit)
     axes[0].legend(frameon=False, fontsize=8)
-    made.suptitle(runs[0].system.name)
+    made.suptitle(f"{runs[0].system.name}: interaction by variant, seed {runs[0].seed}")
     plots.save(made, path)
 
 
@@ -170,13 +176,14 @@ def _draw_parity(path: Path, quantity: str, runs: list[Run]) -> None:
         if f"{quantity}_reference" in arrays:
             pair = (arrays[f"{quantity}_reference"], arrays[f"{quantity}_predicted"])
             r2 = run.load_result()["measures"][quantity]["r2"]
-            groups[f"{variant}, R² {r2:.3f}"] = pair
+            groups[f"{variant}, R² {r_squared(r2)}"] = pair
     if not groups:
         return
     chosen = {name: groups[name] for name in (list(groups)[0], list(groups)[-1])}
     words = {"born_charges": "Born charge"}.get(quantity, quantity)
-    label = f"{words} / {QUANTITIES[quantity].unit}"
-    plots.draw_parity(path, label, chosen, runs[0].system.name)
+    label = with_unit(words, QUANTITIES[quantity].unit)
+    title = plots.heading(f"{runs[0].system.name}: {words} by variant", f"{runs[0].part} frames")
+    plots.draw_parity(path, label, chosen, title)
 
 
 def _first_of_each(runs: list[Run]) -> dict[str, Run]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import figures
 import torch
-from common import machine, plot, random_system, report
+from common import machine, random_system, report
 from tqdm import tqdm
 
 from mace_polmp.electrostatics import Electrostatics, checks
@@ -46,7 +47,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmark_results"))
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    series: dict[str, list[tuple[float, float]]] = {}
     cases = [(name, spacing) for spacing in SPACINGS for name in SLABS]
     with mock.patch.object(checks, "required_vacuum", lambda period, smearing: 0.0):
         for name, spacing in tqdm(cases, unit="slab"):
@@ -65,11 +65,9 @@ def main() -> None:
                         "forces": forces,
                     }
                 )
-                series.setdefault(f"{name}, {spacing} Å", []).append((vacuum, forces))
     print(machine())
     report(rows, args.output, "slab")
-    labels = ("vacuum / period", "relative deviation of the forces")
-    plot(series, labels, args.output, "slab", machine())
+    figures.slab(rows, args.output, machine())
 
 
 if __name__ == "__main__":

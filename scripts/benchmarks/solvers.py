@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
-from common import System, machine, plot, random_system, report, timings
+from common import System, machine, random_system, report, timings
 from head import head_step
 from scipy.optimize import nnls
 from tqdm import tqdm
@@ -72,11 +73,7 @@ def main() -> None:
         terms.append((1.0, n_atoms * n12, n_atoms * n123, n123, n_atoms * width**3))
     print(machine())
     report(rows, args.output, "solvers")
-    dense = [next(row for row in rows if row["atoms"] == n) for n in CELLS]
-    series = {
-        name: [(row["atoms"], row[f"{name} / ms"]) for row in dense] for name in ("direct", "mesh")
-    }
-    plot(series, ("atoms, in the smallest cell", "time / ms"), args.output, "solvers", machine())
+    figures.solvers(rows, args.output, machine())
     table = np.array(terms, dtype=float)
     for name, columns in (("direct / ms", (0, 1, 2, 3)), ("mesh / ms", (0, 4, 3))):
         measured = np.array([row[name] for row in rows])

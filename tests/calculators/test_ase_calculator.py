@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms, units
+from ase.data import chemical_symbols
 from ase.md.verlet import VelocityVerlet
 
 from mace_polmp.calculators import MultipoleMACECalculator
 from mace_polmp.errors import InputError
 from mace_polmp.modules import LongRangeOptions
+from mace_polmp.modules.io import load_model
 from tests.devices import there
 from tests.helpers import (
     evaluate,
@@ -479,3 +481,12 @@ def test_energies_of_atoms_sum_to_the_energy(make, dtype):
     atoms.calc.external_field = [0.0, 0.0, 0.01]
     with pytest.raises(InputError, match="energies of atoms in an external field"):
         atoms.get_potential_energies()
+
+
+def test_a_calculator_says_in_one_line_what_it_is(model_file):
+    line = repr(MultipoleMACECalculator(model_file))
+    assert line.startswith("MultipoleMACECalculator(MultipoleMACE(") and "\n" not in line
+    model = load_model(model_file)
+    symbols = " ".join(chemical_symbols[z] for z in model.atomic_numbers.tolist())
+    for part in (symbols, f"r_max {float(model.r_max):g} Å", "device="):
+        assert part in line

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 
 from mace_polmp.head import LongRangeOptions
@@ -28,6 +29,7 @@ def assert_same(one, other, atoms, names):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.slow
 def test_steps_of_a_run():
     options = LongRangeOptions(charge_readout="transfer", constrain_charge="softness")
     model = random_model(options, **SMALL)
@@ -51,6 +53,7 @@ def test_steps_of_a_run():
     assert_same(one, other, atoms, ["energy", "forces", "stress"])
 
 
+@pytest.mark.slow
 def test_molecules_and_fields():
     model = random_model(LongRangeOptions(), **SMALL)
     one, other = compiled_calculator(model), make_calculator(models=model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -31,9 +32,14 @@ SMALL = {
 }
 
 
+@functools.cache
+def _embedded():
+    return read(data_file("train"), ":")
+
+
 def open_frames(n=12):
-    """Dimers of the embedded data."""
-    return read(data_file("train"), ":")[-n:]
+    """Dimers at the end of the embedded data."""
+    return [atoms.copy() for atoms in _embedded()[-n:]]
 
 
 def periodic_frames(n=8):

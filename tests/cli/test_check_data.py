@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
@@ -108,13 +109,13 @@ def test_the_flags_it_suggests_train(tmp_path, capsys):
     text, rows = check(capsys, path)
     assert rows["total charge (total_charge)"] == "0 e: 6, 1 e: 6"
     suggested = text.partition("flags:")[2].split()[1:]
-    assert "--constrain_charge" in suggested and "--dipole_weight" in suggested
+    assert "--total_charge_weight" in suggested and "--dipole_weight" in suggested
     suggested[suggested.index("NAME")] = "m"
     keep = ("num_channels", "r_max", "max_L", "batch_size", "E0s", "valid_fraction")
     small = [f for f in flags(tmp_path) if not f.startswith(tuple(f"--{k}" for k in keep))]
     run_train([*suggested, "--num_channels=4", *small])
     log = log_of(tmp_path)
-    assert "constrain_charge='softness'" in log and "RMSE_dipole" in log
+    assert "induced='dipole'" in log and "RMSE_dipole" in log
 
 
 def test_labels_under_other_names(tmp_path, capsys):
@@ -213,11 +214,23 @@ def test_a_wire_is_a_problem_and_no_traceback(tmp_path, capsys):
 
 def test_ions_get_constrained_charges(tmp_path, capsys):
     """Also where all have the same charge."""
+    frames = [molecule("OH") for _ in range(4)]
+    for number, atoms in enumerate(frames):
+        atoms.rattle(0.02, seed=number)
+        atoms.info.update(total_charge=-1.0, REF_energy=-120.0)
+        atoms.arrays["REF_forces"] = np.zeros((2, 3))
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "--constrain_charge softness" in text and "--conserve_charge" not in text
+
+
+def test_ions_among_molecules_get_a_label(tmp_path, capsys):
+    """The constraint would give a part of an ion's charge to a molecule far away."""
     frames = open_frames(4)
     for atoms in frames:
         atoms.info["total_charge"] = -1.0
     text, _ = check(capsys, write_data(tmp_path, frames))
-    assert "--constrain_charge softness" in text and "--conserve_charge" not in text
+    assert "--total_charge_weight 100 --induced dipole" in text
+    assert "--constrain_charge" not in text
 
 
 def test_isolated_atoms_of_some_elements_leave_the_others_to_averages(tmp_path, capsys):

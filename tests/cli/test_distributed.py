@@ -9,6 +9,7 @@ from mace_polmp.modules.io import load_any
 from tests.cli.runs import flags, periodic_frames, run_module, write_data
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("clean_state"),
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed"),
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo"),

@@ -120,16 +120,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, monkeypatch, capsys):
         assert not output.exists()
 
 
-def test_total_charges_reach_a_model_that_is_constrained_to_them(tmp_path):
+def test_total_charges_reach_a_model_that_is_constrained_to_them(tmp_path, monkeypatch):
     model = random_model(LongRangeOptions(constrain_charge="softness"))
     torch.save(model, tmp_path / "m.model")
     frames = [salty_water() for _ in range(3)]
     frames[1].info["total_charge"] = 1.0
     frames[2].info["charge"] = -2.0
     write(tmp_path / "in.xyz", frames, format="extxyz")
-    arguments = ["--model", "m.model", "--configs", "in.xyz", "--output", "out.xyz"]
-    run = run_module("mace_polmp.cli.eval_configs", arguments, tmp_path)
-    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "--model", "m.model", "--configs", "in.xyz", "--output", "out.xyz")
     sums = [atoms.arrays["MACE_charges"].sum() for atoms in read(tmp_path / "out.xyz", ":")]
     np.testing.assert_allclose(sums, [0, 1, -2], atol=1e-6)
 
@@ -147,26 +146,28 @@ def test_any_file_of_a_model_is_evaluated(files, monkeypatch, name):
         assert atoms.info["MACE_energy"] == pytest.approx(expected, abs=digits)
 
 
-def test_total_charges_from_the_command(tmp_path):
+def test_total_charges_from_the_command(tmp_path, monkeypatch, capsys):
     """For structures that say nothing; one that says something else is refused."""
     model = random_model(LongRangeOptions(constrain_charge="softness"))
     torch.save(model, tmp_path / "m.model")
     write_data(tmp_path, [salty_water()] * 2, "in.xyz")
+    monkeypatch.chdir(tmp_path)
     arguments = ["--model", "m.model", "--configs", "in.xyz", "--output", "out.xyz"]
-    done = run_module("mace_polmp.cli.eval_configs", arguments, tmp_path)
-    assert "total charge 0 e of 2 of 2 structures: nothing given" in done.stderr + done.stdout
+    run(monkeypatch, *arguments)
+    assert "total charge 0 e of 2 of 2 structures: nothing given" in "".join(capsys.readouterr())
     more = [*arguments, "--total_charge", "2"]
-    done = run_module("mace_polmp.cli.eval_configs", more, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "nothing given" not in done.stderr + done.stdout
+    run(monkeypatch, *more)
+    assert "nothing given" not in "".join(capsys.readouterr())
     sums = [atoms.arrays["MACE_charges"].sum() for atoms in read(tmp_path / "out.xyz", ":")]
     np.testing.assert_allclose(sums, 2.0, atol=1e-6)
     charged = salty_water()
     charged.info["charge"] = 1
     write_data(tmp_path, [charged], "in.xyz")
-    done = run_module("mace_polmp.cli.eval_configs", more, tmp_path)
-    assert done.returncode == 1 and done.stderr.strip().count("\n") == 0
-    assert "--total_charge 2" in done.stderr
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, *more)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and error.strip().count("\n") == 0
+    assert "--total_charge 2" in error
 
 
 def test_of_several_heads_one_must_be_named(files, monkeypatch, capsys):

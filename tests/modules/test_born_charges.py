@@ -91,7 +91,7 @@ def test_periodic_born_charges_equal_finite_differences_in_a_large_cell(name, ki
 @pytest.mark.parametrize("options", [PERIODIC, LongRangeOptions()], ids=["dipoles", "both"])
 def test_periodic_born_charges_do_not_depend_on_the_supercell(options):
     for name in BLOCKS:
-        model = random_model(options, **BLOCKS[name])
+        model = random_model(options, r_max=3.2, **BLOCKS[name])
         for kind in ("cubic", "triclinic", "left-handed"):
             atoms = rock_salt(kind)
             one, eight = born(model, atoms), born(model, atoms.repeat(2))
@@ -401,7 +401,7 @@ def labelled_batch(model):
 @pytest.mark.parametrize("charges", ["none", "softness"])
 def test_errors_along_random_directions_are_on_average_all_errors(charges):
     """One direction of three leaves two thirds out and counts three times; three are all."""
-    model = random_model(LongRangeOptions(constrain_charge=charges))
+    model = random_model(LongRangeOptions(constrain_charge=charges), r_max=3.2)
     data, labels = labelled_batch(model)
     exact = model(dict(data), training=True)["born_charges"]
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import pytest
 from tests.helpers import make_calculator
 from tests.parallel.cases import CASES, charge_of, field_of
 
+pytestmark = pytest.mark.slow  # all cases run in one call of several processes
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,16 +20,9 @@ def parts(request, tmp_path_factory):
     """Of each case what the processes wrote, by rank."""
     n_ranks, folder = request.param, tmp_path_factory.mktemp("parts")
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    commands = [
-        [sys.executable, "-m", "tests.parallel.worker", str(rank), str(n_ranks)]
-        + [str(folder / "meeting"), str(folder)]
-        for rank in range(n_ranks)
-    ]
-    running = [
-        subprocess.Popen(c, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) for c in commands
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in running]
-    assert all(process.returncode == 0 for process in running), "\n".join(errors)
+    command = [sys.executable, "-m", "tests.parallel.worker", str(n_ranks), str(folder)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr
     return {
         name: [np.load(folder / f"{name}_{n_ranks}_{rank}.npz") for rank in range(n_ranks)]
         for name in CASES

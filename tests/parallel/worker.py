@@ -1,8 +1,9 @@
-"""One process of several: evaluates its part of the cases and writes what it finds.
+"""Processes that evaluate their parts of the cases and write what they find.
 
-python -m tests.parallel.worker RANK N_RANKS FILE FOLDER
+python -m tests.parallel.worker N_RANKS FOLDER
 """
 
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def part_of(atoms, model, processes, rank_of):
     )
 
 
-def main(rank, n_ranks, file, folder):
+def work(rank, n_ranks, file, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=n_ranks
@@ -76,5 +77,19 @@ def main(rank, n_ranks, file, folder):
     torch.distributed.destroy_process_group()
 
 
+def main(n_ranks, folder):
+    """Forked, so that all of them import once."""
+    context = multiprocessing.get_context("fork")
+    file = Path(folder) / "meeting"
+    processes = [
+        context.Process(target=work, args=(rank, n_ranks, file, folder)) for rank in range(n_ranks)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode != 0 for process in processes))
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(int(sys.argv[1]), sys.argv[2])

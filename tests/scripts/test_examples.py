@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "other_backbones" / "plain_network.py"
 
 
+@pytest.mark.slow
 def test_the_head_on_a_plain_network(tmp_path):
-    command = [sys.executable, str(EXAMPLE), "--epochs", "2", "--output", str(tmp_path)]
+    command = [sys.executable, str(EXAMPLE), "--epochs", "1", "--output", str(tmp_path)]
     run = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

@@ -42,7 +42,7 @@ def test_path_integrals_of_eight_beads(tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     server = subprocess.Popen([*command, "input.xml"], cwd=tmp_path, env=env)
     try:
-        for _ in range(200):
+        for _ in range(3000):
             if Path(f"/tmp/ipi_{name}").exists():
                 break
             time.sleep(0.1)
@@ -53,9 +53,9 @@ def test_path_integrals_of_eight_beads(tmp_path):
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=900,
         )
-        assert server.wait(60) == 0, client.stderr
+        assert server.wait(600) == 0, client.stderr
     finally:
         server.kill()
     rows = np.loadtxt(tmp_path / "pimd.out")

@@ -134,6 +134,7 @@ def test_starts_differ_in_seed_and_head_and_the_lowest_loss_goes_on(tmp_path):
     assert suite.Run(system("water"), "les", 7, tmp_path, "test").best_start().start is None
 
 
+@pytest.mark.slow
 def test_several_starts_train_in_stages_and_the_best_one_is_evaluated(tmp_path):
     """The script as it is, on a data set of its own."""
     copy = tmp_path / "scripts"
@@ -168,6 +169,7 @@ def test_several_starts_train_in_stages_and_the_best_one_is_evaluated(tmp_path):
     assert schedule["gamma"] == 0.5 and schedule["last_epoch"] == 3
 
 
+@pytest.mark.slow
 def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):
     for part, stop in (("train", 24), ("valid", 12), ("far", 6)):
         write(tmp_path / f"water_ions_{part}.xyz", read(data_file(part), f":{stop}"))
@@ -208,6 +210,7 @@ def test_a_small_matrix_gives_a_table_and_plots_and_is_not_run_twice(tmp_path):
     assert model.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_interrupts_a_matrix_ends_its_trainings_and_starts_no_more(tmp_path, number):
     """Left alone, a training would write to the same files as the one that goes on."""
@@ -229,7 +232,7 @@ def test_what_interrupts_a_matrix_ends_its_trainings_and_starts_no_more(tmp_path
         while not list(folder.glob("sr/seed1/checkpoints/*.pt")) and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 1
         assert "interrupted; run the same command again to go on" in errors
         assert "Traceback" not in errors
@@ -241,6 +244,7 @@ def test_what_interrupts_a_matrix_ends_its_trainings_and_starts_no_more(tmp_path
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_missing_files_and_failed_runs_are_named(tmp_path):
     result = start(tmp_path, "--data=water", "--variants=sr")
     assert result.returncode != 0

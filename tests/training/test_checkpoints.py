@@ -1,10 +1,10 @@
 """Checkpoints: killed while they are written, nothing older is lost."""
 
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -12,37 +12,48 @@ import torch
 from mace_polmp.errors import InputError
 from mace_polmp.training.checkpoints import CheckpointHandler, Files, epoch_of, newest
 
-WRITER = """
-import sys, torch
-from mace_polmp.training.checkpoints import CheckpointHandler
-handler = CheckpointHandler(sys.argv[1], "m_run-1")
-epoch = int(sys.argv[2])
-while True:  # some milliseconds for each: most of the time is spent in writing
-    weights = {"w": torch.full((300_000,), float(epoch))}
-    handler.save_last({"model": weights, "optimizer": {}}, epoch)
-    handler.save_best(torch.nn.Linear(300, 300), epoch, 1.0, False)
-    print(epoch, flush=True)
-    epoch += 1
-"""
+
+def write_on(folder, epoch, pipe):
+    """Some milliseconds for each epoch: most of the time is spent in writing."""
+    torch.set_num_threads(1)
+    handler = CheckpointHandler(folder, "m_run-1")
+    while True:
+        weights = {"w": torch.full((300_000,), float(epoch))}
+        handler.save_last({"model": weights, "optimizer": {}}, epoch)
+        handler.save_best(torch.nn.Linear(300, 300), epoch, 1.0, False)
+        pipe.send(epoch)
+        epoch += 1
+
+
+def received(pipe):
+    """What a process sent before it ended."""
+    found = []
+    with suppress(EOFError):
+        while True:
+            found.append(pipe.recv())
+    return found
 
 
 def test_twenty_kills_lose_at_most_one_epoch(tmp_path):
     """SIGKILL at any moment; the next process goes on from what is there."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # all processes import once
     rng = random.Random(0)
     files = Files(tmp_path, "m_run-1")
     epoch = 0
     for _ in range(20):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(epoch)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        first = int(process.stdout.readline())  # it has begun to write
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(target=write_on, args=(str(tmp_path), epoch, writer))
+        process.start()
+        writer.close()
+        first = reader.recv()  # it has begun to write
         time.sleep(rng.uniform(0.0, 0.08))
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read().split()
-        process.wait()
-        finished = int(rest[-1]) if rest else first
+        process.kill()
+        finished = [first, *received(reader)][-1]
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         path, checkpoint = newest(files)
-        assert epoch_of(path) in (finished, finished + 1)  # the kill may come before the print
+        assert epoch_of(path) in (finished, finished + 1)  # the kill may come before the message
         assert checkpoint["model"]["w"].eq(epoch_of(path)).all()
         assert path == files.last()[0]  # no file that shadows it
         assert torch.load(files.best(False), weights_only=False)["epoch"] >= finished - 1

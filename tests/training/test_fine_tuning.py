@@ -177,5 +177,5 @@ def test_a_backbone_that_was_not_carried_over_is_refused():
 
 def test_the_cutoff_is_the_foundation_models():
     check_cutoff(4.0, random_model())
-    with pytest.raises(InputError, match="--r_max 5: the foundation model has a cutoff of 4 Ang"):
+    with pytest.raises(InputError, match="--r_max 5: the foundation model has a cutoff of 4 Å"):
         check_cutoff(5.0, random_model())

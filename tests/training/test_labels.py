@@ -162,7 +162,7 @@ def test_errors_are_those_of_the_labelled_values(double):
     assert found["mae_dipole"] == pytest.approx(np.abs(difference).mean())
     assert found["rmse_dipole"] == pytest.approx(math.sqrt((difference**2).mean()))
     assert found["count_total_charge"] == 3
-    assert "RMSE_born_charges=" in line_of(found) and " e A" in line_of(found)
+    assert "RMSE_born_charges=" in line_of(found) and " e Å" in line_of(found)
     table = str(label_table({"valid": found, "none": {}}))
     assert table.count("valid") == 4 and "none" not in table
     assert label_table({"none": {}}) is None and line_of({}) == ""

@@ -83,7 +83,7 @@ def test_charged_structures_fix_the_sign():
 @pytest.mark.usefixtures("clean_state")
 @pytest.mark.parametrize("labels", [{}, {"dipole_weight": 1.0}])
 def test_trained_models_have_the_physical_sign_unless_labels_say_otherwise(tmp_path, labels):
-    frames = [atoms for atoms in open_frames(450) if set(atoms.numbers) == {1, 8}][:12]
+    frames = [atoms for atoms in open_frames(1400) if set(atoms.numbers) == {1, 8}][:12]
     assert len(frames) >= 8
     data = write_data(tmp_path, frames)
 
