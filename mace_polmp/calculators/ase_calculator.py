@@ -65,9 +65,9 @@ class MultipoleMACECalculator(MACECalculator):
     coordinates; for a periodic structure only its changes along unwrapped positions mean
     something), and atomic_dipoles [n, 3] e Å, atomic_quadrupoles [n, 3, 3] e Å²,
     atomic_polarizabilities [n, 3, 3] and polarizability [3, 3] e² Å²/eV, long_range_energy eV;
-    and, where asked for (polarizability, too, of a self-consistent response),
-    born_charges [n, 3, 3] e (polarization, displacement), electronic_polarizability [3, 3]
-    e² Å²/eV (with local fields) and electronic_permittivity [3, 3] (ε∞ of a periodic structure).
+    and, where asked for (of a self-consistent response polarizability as well), born_charges
+    [n, 3, 3] e, electronic_polarizability [3, 3] e² Å²/eV (with local fields) and
+    electronic_permittivity [3, 3] (ε∞ of a periodic structure).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
     The total charge of a structure, e, which models with constrained charges know, is what
     atoms.info has under the key that the model was trained with, as "total_charge" or, as
@@ -233,7 +233,8 @@ class MultipoleMACECalculator(MACECalculator):
         """Everything that is not computed on demand only."""
         self.check(atoms)
         self._clock = self.time
-        self._asks = "polarizability" in asked
+        kinds = {model.long_range_options.is_self_consistent for model in self.models}
+        self._asks = "polarizability" in asked or self.divide_by_chi or len(kinds) > 1
         field = self.field_at(self._clock)
         if field.any():
             check_field(atoms, field, asked, self.defines_polarization)
@@ -381,8 +382,7 @@ class MultipoleMACECalculator(MACECalculator):
         plan = self._plans.of(*numbers_of(atoms), cell.device, cell.dtype)
         if plan is not None:
             batch["plan"] = plan
-        # Of a self-consistent response it takes three more solutions.
-        batch["with_polarizability"] = self._asks or self.divide_by_chi or bool(field.any())
+        batch["with_polarizability"] = self._asks or bool(field.any())
         return batch
 
     def _create_result_tensors(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.checks import check_memory, check_slabs
 from mace_polmp.electrostatics.coefficients import are_stable, check_coefficients
+from mace_polmp.electrostatics.equations import Equations
 from mace_polmp.electrostatics.external_field import ExternalField, acting_on_charges
 from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients, check_inputs
@@ -18,7 +19,7 @@ from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.plan import Plan, log_plan, plan_shape
 from mace_polmp.electrostatics.response import one_step
 from mace_polmp.electrostatics.result import ElectrostaticsResult, Permanent
-from mace_polmp.electrostatics.self_consistent import Equations, respond
+from mace_polmp.electrostatics.self_consistent import respond
 from mace_polmp.electrostatics.self_energy import self_energies
 from mace_polmp.electrostatics.settings import Settings
 from mace_polmp.electrostatics.sums import AtomSums

@@ -81,6 +81,8 @@ class PeriodicOperator:
     ) -> PeriodicOperator:
         """The same at tensors with the same values, see FieldOperator.at."""
         space = self.space
+        if not cell.requires_grad:
+            kept = space.lattice.geometry.without_derivatives()
         return PeriodicOperator.of(positions, cell, part, space.settings, kept, space.solver)
 
     def evaluate(self, multipoles: Multipoles, with_field: bool) -> Found:

@@ -9,7 +9,7 @@ must not depend on the precision of the rest.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -164,6 +164,18 @@ class CellGeometry:
             square=square.detach(),
             sharp=sharp,
             settings=settings,
+        )
+
+    def without_derivatives(self) -> CellGeometry:
+        """The same numbers."""
+        if not self.weight.requires_grad:
+            return self
+        return replace(
+            self,
+            exact_inverse=self.exact_inverse.detach(),
+            inverse=self.inverse.detach(),
+            weight=self.weight.detach(),
+            to_moments=self.to_moments.detach(),
         )
 
     @computed_once

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics import Electrostatics, Plan, ResponseCoefficients
+from mace_polmp.electrostatics.equations import Equations, driven, placeholders
 from mace_polmp.electrostatics.external_field import ExternalField, acting_on_charges
-from mace_polmp.electrostatics.self_consistent import Equations, driven, placeholders
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mace_polmp.electrostatics import Multipoles
 from mace_polmp.electrostatics.coefficients import Couplings
-from mace_polmp.electrostatics.self_consistent import placeholders, with_induced
+from mace_polmp.electrostatics.equations import placeholders
+from mace_polmp.electrostatics.self_consistent import with_induced
 from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.head.long_range import HeadOutput, LongRangeHead
 

@@ -97,7 +97,8 @@ def inherit(options: dict[str, Any], foundation: MultipoleMACE | None) -> LongRa
             "charge and knows nothing of induced charges; leave the flag out, or ask for induced "
             "dipoles only"
         )
-    if old.conserves_charge != new.conserves_charge and old.induces_charges:
+    same_response = old.is_self_consistent == new.is_self_consistent  # else energies do change
+    if old.conserves_charge != new.conserves_charge and old.induces_charges and same_response:
         raise InputError(
             "--conserve_charge: the foundation model was trained "
             f"{'with' if old.conserves_charge else 'without'} it, and its energies would change; "

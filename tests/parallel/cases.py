@@ -46,6 +46,8 @@ def bonds(solver="auto"):
     return found
 
 
+ITERATED = dict(response="self_consistent", polarizability="anisotropic")
+
 CASES = {
     "direct": Case(lambda: (_shuffled(rock_salt()), model("ewald"), {})),
     "mesh": Case(
@@ -103,6 +105,26 @@ CASES = {
         lambda: (_shuffled(salty_water()), bonds(), {"external_field": [0.05, -0.03, 0.02]})
     ),
     "open empty": Case(lambda: (_shuffled(salty_water()), model(), {}), empty=1),
+    "self-consistent": Case(
+        lambda: (_shuffled(rock_salt("triclinic")), model("ewald", **ITERATED), {}), empty=1
+    ),
+    "self-consistent mesh": Case(
+        lambda: (
+            _shuffled(rock_salt() * (2, 2, 2)),
+            model("mesh", conserve_charge=True, **ITERATED),
+            {},
+        )
+    ),
+    "self-consistent slab": Case(
+        lambda: (wet_slab(), model("ewald", **ITERATED), {"external_field": [0.0, 0.0, 0.02]})
+    ),
+    "self-consistent open": Case(
+        lambda: (
+            _shuffled(salty_water()),
+            model(constrain_charge="softness", **ITERATED),
+            {"external_field": [0.01, 0.0, -0.02]},
+        )
+    ),
 }
 
 
