@@ -50,7 +50,7 @@ velocity all create 100 4 mom yes
 fix move all nve
 timestep 0.0005
 thermo 5
-thermo_style custom step pe ke etotal press v_polmp_long_range
+thermo_style custom step pe ke etotal v_polmp_long_range
 thermo_modify format float %.10g
 dump charges all custom {steps} charges.dump id type x y z d_polmp_charge
 dump_modify charges sort id
@@ -68,7 +68,9 @@ one = run(
     "mace_polmp lammps in.water --model demo --log none", show="   Step", until=f"{steps:10d}  "
 )
 two = run(
-    "mpiexec -n 2 mace_polmp lammps in.water --model demo --log none", show="   Step", until="Loop"
+    "mpiexec -n 2 mace_polmp lammps in.water --model demo --log none",
+    show="   Step",
+    until=f"{steps:10d}  ",
 )
 
 # %% [markdown]
@@ -77,8 +79,8 @@ two = run(
 
 # %%
 def table(text):
-    """Rows of LAMMPS' thermo output: step, pe, ke, etotal, press, long-range energy."""
-    rows = re.findall(r"^\s*\d+(?:\s+-?\d[\d.e+-]*){5}\s*$", text, re.M)
+    """Rows of LAMMPS' thermo output: step, pe, ke, etotal, long-range energy."""
+    rows = re.findall(r"^\s*\d+(?:\s+-?\d[\d.e+-]*){4}\s*$", text, re.M)
     return np.array([[float(word) for word in row.split()] for row in rows])
 
 

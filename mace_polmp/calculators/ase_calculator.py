@@ -21,7 +21,9 @@ from mace_polmp.calculators.checks import (
     dtype_name,
     expand,
     field_vector,
+    has_formal_charges,
     in_single_precision,
+    place_in_field,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
 from mace_polmp.calculators.outputs import (
@@ -54,8 +56,6 @@ FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | 
 
 logger = logging.getLogger(__name__)
 
-_MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
-
 
 class MultipoleMACECalculator(MACECalculator):
     """ASE calculator of one MultipoleMACE or of a committee.
@@ -81,9 +81,9 @@ class MultipoleMACECalculator(MACECalculator):
         default_dtype: "float32" or "float64"; "" keeps the model's.
         external_field: uniform field [3], V/Å, or a function that gives one for a time in fs (see
             follow), or None. Energy and forces in the field are those of −D·F − ½ F·α·F. Along
-            periodic directions the energy of a charge is not defined and refused; forces Z*ᵀF,
-            response included, are those of the Born charges, and zero_field_energy is the energy
-            without the field.
+            periodic directions the energy of a charge is not defined and refused, but with
+            charge_readout bond; forces Z*ᵀF, response included, are those of the Born charges,
+            and zero_field_energy is the energy without the field.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
             structures (see head.observables.screening_factor); never of energies and forces.
             None for the permittivity that the model was given or has learned.
@@ -237,34 +237,26 @@ class MultipoleMACECalculator(MACECalculator):
         self._asks = "polarizability" in asked or self.divide_by_chi or len(kinds) > 1
         field = self.field_at(self._clock)
         if field.any():
-            check_field(atoms, field, asked)
+            check_field(atoms, field, asked, self.defines_polarization)
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         for name in ("energies", "node_energy"):
             self.results.pop(name, None)
         self._move_dipole_back()
         electrical = (name for name in ELECTRICAL_OUTPUTS if name in self._outputs)
         self.results |= on_host({name: self._outputs[name].mean(0) for name in electrical})
-        self.results["zero_field_energy"] = zero_field_energy(self.results, atoms.pbc, field)
+        self.results["zero_field_energy"] = zero_field_energy(
+            self.results, atoms.pbc, field, self.defines_polarization
+        )
         if atoms.pbc.all():
-            if field.any():
+            if field.any() and not self.defines_polarization:
                 self._act_on_charges(self._atoms_to_batch(atoms))
             factor = self._screening(atoms)
             for name, power in (("dipole", 1), ("dipole_comm", 1), ("dipole_var", 2)):
                 if name in self.results:
                     self.results[name] = self.results[name] * factor**power
         elif field.any():
-            self._check_place(atoms)
-
-    def _check_place(self, atoms: Atoms) -> None:
-        """Say where the place of a structure in a field matters, which it should not."""
-        excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
-        distance = float(np.linalg.norm(atoms.positions.mean(0)))
-        if not atoms.pbc.any() and abs(excess) * distance > _MISPLACED:
-            self._say(
-                f"external_field: the latent charges sum to {excess:.2g} e more than the total "
-                f"charge, {distance:.0f} Å from the origin; energy and forces in the field depend "
-                "on this place: put the structure at the origin, or train with --constrain_charge"
-            )
+            excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
+            self._say(place_in_field(atoms, excess))
 
     def _act_on_charges(self, batch: Any) -> None:
         """Add the forces of the field on the charges of a periodic structure."""
@@ -277,6 +269,11 @@ class MultipoleMACECalculator(MACECalculator):
         self.results["forces"] = self.results["forces"] + forces.cpu().numpy()
         for name in UNDEFINED_IN_FIELD:
             self.results.pop(name, None)
+
+    @property
+    def defines_polarization(self) -> bool:
+        """Whether periodic structures have a polarization, and an energy in a field."""
+        return all(model.long_range_options.defines_polarization for model in self.models)
 
     def permittivity(self) -> float:
         """ε∞; dipoles and Born charges of periodic structures are multiplied by its root."""
@@ -360,7 +357,8 @@ class MultipoleMACECalculator(MACECalculator):
         """The dipole of the structure where it is, if it was evaluated at the origin."""
         if self._moved is None:
             return
-        dipole = moved_back(self._outputs, self._moved)
+        assert self.atoms is not None
+        dipole = moved_back(self._outputs, self._moved, self.models, self.atoms.numbers)
         if self.num_models > 1:
             self.results["dipole_comm"] = dipole.numpy()
             self.results["dipole_var"] = dipole.var(0, unbiased=False).numpy()
@@ -368,7 +366,8 @@ class MultipoleMACECalculator(MACECalculator):
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         self._moved = None
         if self.default_dtype == "float32":
-            near = in_single_precision(atoms, bool(self.field_at(self._clock).any()))
+            in_field = bool(self.field_at(self._clock).any())
+            near = in_single_precision(atoms, in_field, has_formal_charges(self.models))
             atoms, self._moved = near.atoms, near.by
         with own_graphs(self._neighbours):
             batch = super()._atoms_to_batch(atoms)  # type: ignore[no-untyped-call]

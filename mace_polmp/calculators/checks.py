@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from mace_polmp.errors import InputError
+from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.backbone import double_e0s
 from mace_polmp.reading import DEMO_MODEL, model_file
@@ -26,6 +27,7 @@ UNDEFINED_IN_FIELD = ("energy", "free_energy", "stress")
 
 _LARGEST_SINGLE = 1000.0  # Å; the largest coordinate in single precision
 _REFUSED = ("enable_oeq", "pad_num_atoms", "pad_num_edges")
+_MISPLACED = 0.1  # e Å; a dipole of latent charges that has no meaning
 _SAME_ZERO = 5.0  # eV; averages over parts of the data differ, by less
 
 
@@ -62,6 +64,9 @@ def check_committee(models: Sequence[MultipoleMACE]) -> None:
         "charges that are constrained to the total charge:": lambda m: (
             "no" if m.long_range_options.constrain_charge == "none" else "yes"
         ),
+        "a polarization of periodic structures:": lambda m: (
+            "yes" if m.long_range_options.defines_polarization else "no"
+        ),
     }
     for name, fact in facts.items():
         found = [fact(model) for model in models]
@@ -95,14 +100,28 @@ def field_vector(value: Any) -> Array:
     return field
 
 
-def check_field(atoms: Atoms, field: np.ndarray, asked: set[str]) -> None:
-    """Refuse what is not defined in a field along periodic directions."""
+def check_field(
+    atoms: Atoms, field: np.ndarray, asked: set[str], has_polarization: bool = False
+) -> None:
+    """Refuse what is not defined in a field along periodic directions.
+
+    Args:
+        atoms: the structure.
+        field: [3], V/Å.
+        asked: names of results.
+        has_polarization: whether that of periodic structures is defined, and all with it.
+
+    Raises:
+        InputError: names the result, or the direction.
+    """
+    if has_polarization:
+        return
     refused = [name for name in UNDEFINED_IN_FIELD if name in asked]
     if atoms.pbc.all() and refused:
         raise InputError(
             f"{refused[0]} in an external_field along a periodic direction: the energy of a charge "
-            "is not defined there. Ask for the forces, or for zero_field_energy, or set pbc to "
-            "F F F"
+            "is not defined there. Ask for the forces, or for zero_field_energy, set pbc to "
+            "F F F, or train with --charge_readout bond"
         )
     if atoms.pbc.sum() == 2:
         axis = int(np.flatnonzero(~atoms.pbc)[0])
@@ -112,8 +131,26 @@ def check_field(atoms: Atoms, field: np.ndarray, asked: set[str]) -> None:
             raise InputError(
                 "external_field of a slab must be along its normal, "
                 f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
-                "Born charges that a field in the plane needs are not available for slabs"
+                "Born charges that a field in the plane needs are not available for slabs, but of "
+                "a model with --charge_readout bond"
             )
+
+
+def place_in_field(atoms: Atoms, excess: float) -> str | None:
+    """A sentence where the place of a structure in a field matters, which it should not.
+
+    Args:
+        atoms: the structure.
+        excess: e, of its charges over its total charge.
+    """
+    distance = float(np.linalg.norm(atoms.positions.mean(0)))
+    if atoms.pbc.any() or abs(excess) * distance <= _MISPLACED:
+        return None
+    return (
+        f"external_field: the latent charges sum to {excess:.2g} e more than the total charge, "
+        f"{distance:.0f} Å from the origin; energy and forces in the field depend on this place: "
+        "put the structure at the origin, or train with --constrain_charge"
+    )
 
 
 def expand(model_paths: Any) -> list[Path]:
@@ -130,12 +167,18 @@ def expand(model_paths: Any) -> list[Path]:
     return paths
 
 
-def in_single_precision(atoms: Atoms, in_field: bool) -> Moved:
+def has_formal_charges(models: Sequence[MultipoleMACE]) -> bool:
+    """Whether energies in a field depend on the periodic images of ions that are written down."""
+    return any(formal_charges(model.long_range_options.formal_charges) for model in models)
+
+
+def in_single_precision(atoms: Atoms, in_field: bool, has_formal: bool = False) -> Moved:
     """The structure where single precision keeps its digits.
 
     Args:
         atoms: the structure.
         in_field: whether there is an external field.
+        has_formal: whether there are formal charges.
 
     Raises:
         InputError: there is no such place.
@@ -147,7 +190,7 @@ def in_single_precision(atoms: Atoms, in_field: bool) -> Moved:
             f"atoms: coordinates of {largest:.0f} Å, which single precision holds to "
             f"{largest * 6e-8:.0e} Å only; use default_dtype float64"
         )
-    if near.by is not None and in_field and not atoms.pbc.all():
+    if near.by is not None and in_field and (has_formal or not atoms.pbc.all()):
         raise InputError(
             "atoms: lie too far from the origin for an external_field in single precision; "
             "centre them, or use default_dtype float64"

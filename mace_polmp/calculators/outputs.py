@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,31 +52,47 @@ def on_host(tensors: Tensors) -> dict[str, Any]:
     return found
 
 
-def moved_back(outputs: Tensors, by: np.ndarray) -> torch.Tensor:
+def moved_back(
+    outputs: Tensors, by: np.ndarray, models: Sequence[Any], numbers: np.ndarray
+) -> torch.Tensor:
     """The dipole of structures that were evaluated elsewhere, [n_models, 3], e Å, put in its place.
 
     Args:
         outputs: of the models; charges [n_models, n_atoms] and dipole.
         by: [n_atoms, 3], Å, what was added to the positions.
+        models: whose dipoles they are.
+        numbers: [n_atoms], atomic numbers.
     """
     charges = outputs["charges"].cpu().double()
-    moved = torch.einsum("mi,ia->ma", charges, torch.as_tensor(by, dtype=torch.float64))
-    outputs["dipole"] = outputs["dipole"].cpu().double() - moved
+    rows = []
+    for model, own in zip(models, charges, strict=True):
+        readouts = model.multipole_readouts
+        if readouts.has_bonds:  # what moves along edges has a dipole that knows no place
+            element = [readouts.atomic_numbers.index(z) for z in numbers.tolist()]
+            own = readouts.formal.cpu().double()[element]
+        rows.append(own)
+    shift = torch.stack(rows) @ torch.as_tensor(by, dtype=torch.float64)
+    outputs["dipole"] = outputs["dipole"].cpu().double() - shift
     return outputs["dipole"]
 
 
-def zero_field_energy(results: dict[str, Any], pbc: np.ndarray, field: np.ndarray) -> float:
+def zero_field_energy(
+    results: dict[str, Any], pbc: np.ndarray, field: np.ndarray, has_polarization: bool
+) -> float:
     """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field, eV.
 
-    Along periodic directions the field has an energy with atomic dipoles only.
+    Along periodic directions the field has an energy with atomic dipoles only, unless the
+    polarization is defined.
 
     Args:
         results: energy, polarizability, dipole and atomic_dipoles in the field.
         pbc: [3] bool.
         field: [3], V/Å.
+        has_polarization: whether that of periodic structures is defined.
     """
     if not field.any():
         return float(results["energy"])
-    moment = results["atomic_dipoles"].sum(0) if pbc.all() else results["dipole"]
+    whole = has_polarization or not pbc.all()
+    moment = results["dipole"] if whole else results["atomic_dipoles"].sum(0)
     induced = 0.5 * field @ results["polarizability"] @ field
     return float(results["energy"] + moment @ field - induced)

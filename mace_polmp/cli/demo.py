@@ -237,7 +237,7 @@ def _born_charges(
         texts.append((symbol, three, f"{mean[i]:+.3f}", f"{known[i]:+.3f}", f"{charges[i]:+.3f}"))
     header = ["atom", *(f"Z_{a}{b}" for a in "xyz" for b in "xyz"), "mean", "gfn2_mean", "latent"]
     plots.write_csv(out / "born_charges.csv", header, rows)
-    columns = ["atom", "Z* principal values", "a third of the trace", "GFN2-xTB", "latent charge"]
+    columns = ["atom", "principal values of Z*", "mean", "GFN2-xTB mean", "latent charge"]
     _show("3. Born charges of H2O, e: how the dipole changes when an atom moves", columns, texts)
     print(f"They sum to {np.abs(born.sum(0)).max():.0e} e. {out / 'born_charges.csv'}\n")
 

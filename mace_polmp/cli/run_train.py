@@ -38,6 +38,16 @@ def build_parser() -> argparse.ArgumentParser:
     notes = {name: f"{own[name]} with --model {MODEL_NAME}" for name in UPSTREAM_FLAGS}
     notes["r_max"] = "a foundation model's own"
     extend_parser(parser, MODEL_NAME, notes)
+    # Upstream's --amsgrad is on and cannot be turned off: the largest gradients, those of the first
+    # steps, then hold the steps small for the whole run.
+    parser.add_argument(
+        "--no_amsgrad",
+        dest="amsgrad",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="turn off --amsgrad: Adam forgets the large gradients of the first steps; a smaller "
+        "--lr goes with it",
+    )
     title = f"with --model {MODEL_NAME}; lengths in Å"
     _add_flags(parser, LongRangeOptions, "Long-range electrostatics", title)
     title = f"with --model {MODEL_NAME}; dipoles and polarizabilities have flags above"

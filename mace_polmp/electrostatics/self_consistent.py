@@ -161,9 +161,8 @@ def respond(
         ValueError: the iterations do not converge.
     """
     assert known.potential is not None and known.field is not None
-    positions, multipoles = known.positions, known.multipoles
+    positions, multipoles, couplings = known.positions, known.multipoles, equations.couplings
     softness, polarizability = placeholders(response, multipoles.charge)
-    couplings = equations.couplings
     values = {
         "positions": positions,
         "cell": known.cell,
@@ -182,7 +181,7 @@ def respond(
     drive = driven(equations, rhs, positions, known.cell, softness, polarizability, found)
     given = {name: value for name, value in values.items() if value is not None}
     energy = _energy(_Functional(equations, tuple(given)), drive, tuple(given.values()))
-    energy = energy if own is None else energy + own
+    energy = energy + (0.0 if own is None else own)
     induced = couplings.induced(softness, polarizability, drive)
     by_charge = couplings.sums.own(-0.5 * rhs[:, 0] * induced[:, 0])
     return ElectrostaticsResult(

@@ -40,11 +40,11 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics import Plan
-from mace_polmp.electrostatics.sums import AtomSums
 from mace_polmp.errors import InputError
 from mace_polmp.head.held import Held, acting, local_sum, unseen
 from mace_polmp.head.long_range import HeadOutput, LongRangeHead
 from mace_polmp.head.observables import screening_factor, susceptibility
+from mace_polmp.head.sum_rule import enforce_sum_rule
 from mace_polmp.head.tangents import Tangents
 
 
@@ -126,8 +126,9 @@ def born_charges(
         [n_atoms, 3, 3], e; first index polarization, second displacement.
 
     Raises:
-        InputError: a mixture of open and periodic structures; a slab; an impossible permittivity;
-            or a backbone whose messages cannot be followed.
+        InputError: an impossible permittivity; and where the polarization of periodic structures
+            is not defined (LongRangeOptions.defines_polarization) a mixture of open and periodic
+            structures, a slab, or a backbone whose messages cannot be followed.
     """
     structures = backbone.structures
     pbc = structures.pbc
@@ -138,7 +139,8 @@ def born_charges(
     )
     if not sum_rule:
         return charges
-    total = None if bool(pbc.any()) else structures.total_charge
+    total = structures.total_charge
+    total = None if total is None else torch.where(pbc.any(1), 0.0, total)
     return enforce_sum_rule(charges, structures.batch, pbc.shape[0], total)
 
 
@@ -164,15 +166,16 @@ def born_charges_along(
     """
     pbc = backbone.structures.pbc
     periodic = pbc.all(-1)
-    if bool((pbc.any(-1) & ~periodic).any()):
+    if backbone.head.options.defines_polarization or not bool(pbc.any()):
+        charges, out = _of_dipole(backbone, directions, training)
+    elif bool((pbc.any(-1) & ~periodic).any()):
         raise InputError(
-            "born_charges of a slab are not available in this version; set pbc to T T T"
+            "born_charges of a slab need a model with --charge_readout bond; or set pbc to T T T"
         )
-    if not bool(periodic.any()):
-        return _open(backbone, directions, training)
-    if not bool(periodic.all()):
+    elif not bool(periodic.all()):
         raise InputError("born_charges: give open and periodic structures in separate batches")
-    charges, out = _periodic(backbone, directions, training=training, known=known)
+    else:
+        charges, out = _periodic(backbone, directions, training=training, known=known)
     return charges * _screening(backbone, out, epsilon_infinity, divide_by_chi)
 
 
@@ -190,30 +193,6 @@ def _screening(
     return factor[batch, None, None]
 
 
-def acoustic_sum(charges: Tensor, batch: Tensor, n_structures: int) -> Tensor:
-    """Σ_i Z*_i, [n_structures, 3, 3], e: zero for a neutral structure, else its charge times 1."""
-    return AtomSums(batch, n_structures).total(charges)
-
-
-def enforce_sum_rule(
-    charges: Tensor, batch: Tensor, n_structures: int, total_charge: Tensor | None = None
-) -> Tensor:
-    """Subtract from every atom the same tensor, so that Σ_i Z*_i is the total charge times 1.
-
-    Args:
-        charges: [n_atoms, 3, 3], e.
-        batch: [n_atoms] int64.
-        n_structures: the number of structures.
-        total_charge: [n_structures], e; None for neutral structures.
-    """
-    sums = AtomSums(batch, n_structures)
-    excess = sums.total(charges)
-    if total_charge is not None:
-        excess = excess - torch.diag_embed(total_charge[:, None].expand(-1, 3))
-    counts = sums.counts().clamp(min=1)
-    return charges - sums.at_atoms(excess / counts[:, None, None])
-
-
 def _leaves(structures: Structures) -> tuple[Tensor, Tensor]:
     """Positions and shifts to differentiate by."""
     positions, shifts = (
@@ -222,14 +201,14 @@ def _leaves(structures: Structures) -> tuple[Tensor, Tensor]:
     return positions, shifts
 
 
-def _open(backbone: Backbone, directions: Tensor, training: bool) -> Tensor:
-    """∂/∂r of Σ (q + Δq) r + Σ (μ + Δμ), along directions."""
+def _of_dipole(backbone: Backbone, directions: Tensor, training: bool) -> tuple[Tensor, HeadOutput]:
+    """∂/∂r of a dipole that needs no choice of images, along directions, and the output."""
     positions, shifts = _leaves(backbone.structures)
-    dipole = backbone.head_output(positions, shifts, in_field=True).dipole
-    moments = torch.einsum("sa,ksa->k", dipole, directions)
+    out = backbone.head_output(positions, shifts, in_field=True)
+    moments = torch.einsum("sa,ksa->k", out.dipole, directions)
     last = len(directions) - 1
     rows = [_gradient(moments[k], positions, k < last, training) for k in range(last + 1)]
-    return torch.stack(rows, dim=1)
+    return torch.stack(rows, dim=1), out
 
 
 def field_on_charges(backbone: Backbone, field: Tensor) -> Tensor:

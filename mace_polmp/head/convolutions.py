@@ -1,4 +1,16 @@
-"""Convolutions of node scalars along the edges of the graph: what readouts need beyond atoms."""
+"""Convolutions of node scalars along the edges of the graph: what readouts need beyond atoms.
+
+Charge that moves along edges has a dipole that needs no choice of periodic images. With t_e the
+charge that edge e = (j → i) brings to its receiver i, and −t_e on the reversed edge,
+
+    q_i = f_i + Σ_{e → i} t_e        D = Σ f_i r_i + ½ Σ_e t_e r_e
+
+where r_e = r_i − r_j is the vector of the edge, across cell boundaries where it crosses them, and
+f_i is a constant of the element. In an open structure D is Σ q r. In a periodic one Σ q r depends
+on which image of an atom is written down; D does not where all f are zero, and otherwise by f times
+lattice vectors, as a polarization must. It has an energy −D·F in a uniform field, and its
+derivatives by positions are Born charges.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +63,7 @@ class Edges:
         return rows[self.index[0]]
 
 
-def _sum_over(messages: Tensor, receiver: Tensor, n_atoms: int) -> Tensor:
+def sum_over(messages: Tensor, receiver: Tensor, n_atoms: int) -> Tensor:
     """The sum of the messages to each atom, [n_atoms, n]."""
     return messages.new_zeros(n_atoms, messages.shape[1]).index_add(0, receiver, messages)
 
@@ -114,9 +126,21 @@ class EquivariantLift(torch.nn.Module):
             start = degree**2 if known else start
             part = harmonics[:, None, start : start + width]
             messages = self.messages((weights[:, position, :, None] * part).flatten(1))
-            out[degree] = _sum_over(messages, receiver, scalars.shape[0]).view(-1, CHANNELS, width)
+            out[degree] = sum_over(messages, receiver, scalars.shape[0]).view(-1, CHANNELS, width)
             start += width
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What charge transfer reads of the atoms, [n_atoms, n_channels] each.
+
+    Attributes:
+        first, second: a and b of q_i = Σ_j Σ_c w_c(r_ij) (b_ic a_jc − a_ic b_jc).
+    """
+
+    first: Tensor
+    second: Tensor
 
 
 class ChargeTransfer(torch.nn.Module):
@@ -132,16 +156,25 @@ class ChargeTransfer(torch.nn.Module):
         n_scalars: node scalars it reads.
         atomic_numbers: the model's elements.
         cutoff: the backbone's, Å.
+        is_driven: whether there is one more channel, whose a is given and whose b is 1: charge
+            that moves by the difference of what is given.
     """
 
     widths: Tensor
 
-    def __init__(self, n_scalars: int, atomic_numbers: list[int], cutoff: float) -> None:
+    def __init__(
+        self,
+        n_scalars: int,
+        atomic_numbers: list[int],
+        cutoff: float,
+        is_driven: bool = False,
+    ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.node_linear = torch.nn.Linear(n_scalars, 2 * CHANNELS, bias=False)
         self.element_bias = torch.nn.Parameter(torch.zeros(len(atomic_numbers), 2 * CHANNELS))
-        self.radial = torch.nn.Parameter(_OTHERS * torch.randn(len(_WIDTHS), CHANNELS))
+        n_channels = CHANNELS + int(is_driven)
+        self.radial = torch.nn.Parameter(_OTHERS * torch.randn(len(_WIDTHS), n_channels))
         self.messages = torch.nn.Identity()  # what passes here is one message per edge
         dtype = torch.get_default_dtype()
         self.register_buffer("widths", torch.tensor(_WIDTHS, dtype=dtype), persistent=False)
@@ -171,18 +204,52 @@ class ChargeTransfer(torch.nn.Module):
             self.radial.copy_(other.radial)
             self.element_bias.copy_(other.element_bias[columns])
 
-    def forward(self, scalars: Tensor, node_attrs: Tensor, edges: Edges) -> Tensor:
+    def pairs(self, scalars: Tensor, node_attrs: Tensor, drive: Tensor | None = None) -> Pairs:
+        """a and b of the atoms.
+
+        Args:
+            scalars: [n_atoms, n_scalars].
+            node_attrs: [n_atoms, n_elements], one-hot.
+            drive: a of the last channel, [n_atoms], where it is driven.
+        """
+        first, second = (self.node_linear(scalars) + node_attrs @ self.element_bias).chunk(2, dim=1)
+        if drive is not None:
+            first = torch.cat([first, drive[:, None]], dim=1)
+            second = torch.cat([second, torch.ones_like(drive)[:, None]], dim=1)
+        return Pairs(first, second)
+
+    def forward(self, pairs: Pairs, edges: Edges) -> Tensor:
         """Charges, [n_atoms], e."""
+        weights = self._weights(edges)
+        both = torch.cat([pairs.first, pairs.second], dim=1)
+        messages = self.messages(weights.repeat(1, 2) * edges.of_senders(both))
+        sum_a, sum_b = sum_over(messages, edges.index[1], both.shape[0]).chunk(2, dim=1)
+        charges: Tensor = (pairs.second * sum_a - pairs.first * sum_b).sum(1)
+        return charges
+
+    def along_edges(self, pairs: Pairs, edges: Edges) -> Tensor:
+        """t_e, the charge that each edge brings to its receiver, [n_edges], e."""
+        both = torch.cat([pairs.first, pairs.second], dim=1)
+        a_sender, b_sender = edges.of_senders(both).chunk(2, dim=1)
         receiver = edges.index[1]
-        pair = self.node_linear(scalars) + node_attrs @ self.element_bias
+        moved = pairs.second[receiver] * a_sender - pairs.first[receiver] * b_sender
+        return (self._weights(edges) * moved).sum(1)
+
+    def _weights(self, edges: Edges) -> Tensor:
+        """w_c of each edge, [n_edges, n_channels]."""
         lengths = edges.lengths
         if lengths is None:
             lengths = torch.linalg.vector_norm(edges.vectors, dim=-1, keepdim=True)
         inside = (1.0 - (lengths / self.cutoff) ** 2).clamp(min=0.0) ** 3
-        weights = (torch.exp(-((lengths / self.widths) ** 2)) * inside) @ self.radial
-        messages = self.messages(weights.repeat(1, 2) * edges.of_senders(pair))
-        summed = _sum_over(messages, receiver, scalars.shape[0])
-        a, b = pair.chunk(2, dim=1)
-        sum_a, sum_b = summed.chunk(2, dim=1)
-        charges: Tensor = (b * sum_a - a * sum_b).sum(1)
-        return charges
+        return (torch.exp(-((lengths / self.widths) ** 2)) * inside) @ self.radial
+
+
+def moments_of_bonds(along_edges: Tensor, edges: Edges, n_atoms: int) -> Tensor:
+    """½ Σ_{e → i} t_e r_e of each receiver, [n_atoms, 3], e Å.
+
+    Args:
+        along_edges: t_e, [n_edges], e.
+        edges: of the graph, in both directions.
+        n_atoms: the number of receivers.
+    """
+    return sum_over(0.5 * along_edges[:, None] * edges.vectors, edges.index[1], n_atoms)

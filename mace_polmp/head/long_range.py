@@ -17,12 +17,15 @@ from mace_polmp.electrostatics import (
     Plan,
     ResponseCoefficients,
 )
-from mace_polmp.electrostatics.external_field import acting_on_charges
 from mace_polmp.electrostatics.once import computed_once
 from mace_polmp.electrostatics.plan import log_plan
 from mace_polmp.electrostatics.sums import AtomSums
-from mace_polmp.errors import InputError
 from mace_polmp.head.convolutions import Edges
+from mace_polmp.head.field_energies import (
+    check_conserved,
+    with_field_on_bonds,
+    with_field_on_induced_charges,
+)
 from mace_polmp.head.field_response import FieldResponse
 from mace_polmp.head.observables import (
     atomic_dipoles,
@@ -77,6 +80,8 @@ class HeadOutput:
         charge_shift: λ of constrain_charge, [n_structures]; None without that constraint.
         positions: [n_atoms, 3], Å.
         sums: over the atoms.
+        bond_moments: [n_atoms, 3], e Å, whose sum is the dipole of the permanent charges where
+            that needs no choice of periodic images (charge_readout bond); None elsewhere.
         in_field: the response to fields, of a self-consistent response; else None.
     """
 
@@ -86,6 +91,7 @@ class HeadOutput:
     charge_shift: Tensor | None
     positions: Tensor
     sums: AtomSums
+    bond_moments: Tensor | None = None
     in_field: FieldResponse | None = None
 
     @property
@@ -124,8 +130,13 @@ class HeadOutput:
 
     @computed_once
     def dipole(self) -> Tensor:
-        """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates."""
-        return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
+        """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates.
+
+        With charges that move along bonds that of their bonds: see convolutions.py.
+        """
+        if self.bond_moments is None:
+            return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
+        return self.sums.total(self.bond_moments + self.atomic_dipoles)
 
     @computed_once
     def polarizability(self) -> Tensor:
@@ -327,7 +338,18 @@ class LongRangeHead(torch.nn.Module):
         Raises:
             ValueError: structures that the electrostatics cannot evaluate.
         """
-        return self.evaluate(inputs, *self.read(inputs, shift, hold_shift))
+        return self.evaluate(
+            inputs, *self.read(inputs, shift, hold_shift), self.bond_moments(inputs)
+        )
+
+    def bond_moments(self, inputs: HeadInput) -> Tensor | None:
+        """Of each atom, [n_atoms, 3], e Å: see HeadOutput."""
+        if not self.readouts.has_bonds:
+            return None
+        assert inputs.edges is not None
+        return self.readouts.bond_moments(
+            inputs.positions, inputs.node_feats, inputs.node_attrs, inputs.edges
+        )
 
     def evaluate(
         self,
@@ -335,8 +357,9 @@ class LongRangeHead(torch.nn.Module):
         multipoles: Multipoles,
         response: ResponseCoefficients,
         shift: Tensor | None,
+        moments: Tensor | None = None,
     ) -> HeadOutput:
-        """The electrostatics of what read returns."""
+        """The electrostatics of what read and bond_moments return."""
         where = (inputs.positions, inputs.cell, inputs.pbc, inputs.batch)
         plan = inputs.plan
         if plan is None:
@@ -346,7 +369,7 @@ class LongRangeHead(torch.nn.Module):
         field = inputs.external_field
         conserves, iterates = self.options.conserves_charge, self.options.is_self_consistent
         if iterates and field is not None and response.softness is not None and not conserves:
-            _check_conserved(plan)
+            check_conserved(plan)
         result = self.electrostatics(
             *where,
             multipoles,
@@ -358,42 +381,14 @@ class LongRangeHead(torch.nn.Module):
             self_consistent=iterates,
         )
         if field is not None and response.softness is not None and not iterates:
-            result = _with_field_on_induced_charges(inputs, result, plan.sums)
+            result = with_field_on_induced_charges(inputs, result, plan.sums)
+        if field is not None and moments is not None:
+            result = with_field_on_bonds(inputs, result, moments, plan.sums)
         in_field = None
         if iterates:
             in_field = FieldResponse(
                 self.electrostatics, plan, inputs.positions, inputs.cell, response, conserves
             )
         return HeadOutput(
-            multipoles, response, result, shift, inputs.positions, plan.sums, in_field
+            multipoles, response, result, shift, inputs.positions, plan.sums, moments, in_field
         )
-
-
-def _check_conserved(plan: Plan) -> None:
-    """Refuse open structures in a field whose induced charges need not sum to zero.
-
-    Raises:
-        InputError: names the first.
-    """
-    for number, flags in enumerate(plan.shape.pbc):
-        if not any(flags):
-            raise InputError(
-                f"external_field: structure {number} is open (pbc F F F), and the model's "
-                "self-consistent induced charges do not sum to zero there: what a field induces "
-                "would depend on the origin of the coordinates. Train with --conserve_charge or "
-                "--constrain_charge, or use a model without induced charges"
-            )
-
-
-def _with_field_on_induced_charges(
-    inputs: HeadInput, result: ElectrostaticsResult, sums: AtomSums
-) -> ElectrostaticsResult:
-    """Add −Σ Δq_i r_i·F: first order in the field, so that −∂E/∂F is the whole dipole."""
-    assert inputs.external_field is not None
-    field = sums.at_atoms(acting_on_charges(inputs.external_field, inputs.cell, inputs.pbc))
-    energy = sums.own(-result.induced_charge * (inputs.positions * field).sum(-1))
-    return replace(
-        result,
-        energy=result.energy + energy,
-        energy_induced_charge=result.energy_induced_charge + energy,
-    )

@@ -11,8 +11,10 @@ from typing import Any
 from mace_polmp.electrostatics.engine import SOLVERS, Electrostatics
 from mace_polmp.electrostatics.mesh import DEFAULT_ACCURACY, window_width
 from mace_polmp.errors import InputError
+from mace_polmp.head.formal_charges import formal_charges
 
 LEARN = "learn"
+BOND = "bond"
 ONE_STEP, SELF_CONSISTENT = "one_step", "self_consistent"
 
 
@@ -62,9 +64,17 @@ class LongRangeOptions:
         "transfer",
         "charges read from each atom alone; or also moved along edges from one atom to another, "
         "which keeps molecules neutral until the data say otherwise; or read also from the "
-        "features of each layer by itself, as MACELES models do",
+        "features of each layer by itself, as MACELES models do; or moved along edges only "
+        "(bond), beside formal charges: the polarization of periodic structures is then defined",
         str,
-        ("transfer", "atomic", "layers"),
+        ("transfer", "atomic", "layers", BOND),
+    )
+    formal_charges: str = option(
+        "",
+        "with --charge_readout bond: charges of elements to which what moves along edges is added, "
+        "such as 'Na:1,Cl:-1'; 0 of those that are not named. Physical charges: with a number for "
+        "--epsilon_infinity they are divided by its square root",
+        str,
     )
     layer_hidden: int = option(
         16,
@@ -159,6 +169,7 @@ class LongRangeOptions:
                 )
             if f.metadata["type"] is None and not isinstance(value, bool):
                 raise InputError(f"{f.name} must be true or false, got {value!r}")
+        self._check_bonds()
         hidden = self.layer_hidden
         if not isinstance(hidden, int) or isinstance(hidden, bool) or not 0 <= hidden <= 4096:
             raise InputError(f"layer_hidden must be a whole number up to 4096, got {hidden!r}")
@@ -172,6 +183,38 @@ class LongRangeOptions:
             window_width(self.mesh_accuracy)
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def _check_bonds(self) -> None:
+        """Refuse formal charges that have no meaning, and what bond charges do not go with."""
+        charges = formal_charges(self.formal_charges)
+        if self.charge_readout != BOND:
+            if charges:
+                raise InputError(
+                    f"formal_charges {self.formal_charges!r} needs charge_readout {BOND}, got "
+                    f"{self.charge_readout!r}"
+                )
+            return
+        if self.induces_charges:
+            raise InputError(
+                f"induced {self.induced} does not go with charge_readout {BOND}: charges that each "
+                "atom induces have no polarization in a periodic structure; take dipole or none"
+            )
+        if self.constrain_charge != "none":
+            raise InputError(
+                f"constrain_charge {self.constrain_charge} does not go with charge_readout {BOND}: "
+                "its charges sum to the formal charges; give those of the elements instead "
+                "(formal_charges)"
+            )
+        if charges and self.epsilon_infinity == LEARN:
+            raise InputError(
+                f"formal_charges needs a number for epsilon_infinity, got {LEARN}: the charges in "
+                "the energy are divided by its square root"
+            )
+
+    @property
+    def defines_polarization(self) -> bool:
+        """Whether the polarization of periodic structures is defined, and an energy in a field."""
+        return self.charge_readout == BOND
 
     def make_engine(self) -> Electrostatics:
         """The electrostatics with these settings."""

@@ -18,16 +18,25 @@ from torch import Tensor
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.coefficients import bounded
 from mace_polmp.electrostatics.products import small_product
-from mace_polmp.head.convolutions import CHANNELS, HIDDEN, ChargeTransfer, Edges, EquivariantLift
+from mace_polmp.head.convolutions import (
+    CHANNELS,
+    HIDDEN,
+    ChargeTransfer,
+    Edges,
+    EquivariantLift,
+    moments_of_bonds,
+)
 from mace_polmp.head.electronegativity import electropositivity
+from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.head.layer_charges import LayerCharges
-from mace_polmp.head.options import LongRangeOptions
+from mace_polmp.head.options import BOND, LongRangeOptions
 
 # The size of an output at a network value of one, e Å, e Å², e²/eV, e² Å²/eV; 1 e of charges.
 _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 0.02, 0.02, 0.01, 0.05
 # Charges of atoms start at this fraction of their size, e per unit of electronegativity: where
-# charge moves along edges as well, and where it does not.
-_CHARGE_START = {"transfer": 0.1, "atomic": 0.3, "layers": 0.3}
+# charge moves along edges as well, and where it does not. Where it moves along edges only, the
+# network's value is what drives it.
+_CHARGE_START = {"transfer": 0.1, "atomic": 0.3, "layers": 0.3, BOND: 0.3}
 # Softplus of this is where response coefficients start: 0.02 and 0.18 of the sizes above. Softness
 # lets charge flow between molecules however far apart; few data do not undo what is there.
 _RESPONSE_START = {"softness": -4.0, "polarizability": -1.6}
@@ -53,6 +62,7 @@ class MultipoleReadouts(torch.nn.Module):
 
     _quadrupole_basis: Tensor
     orientation: Tensor
+    formal: Tensor
 
     def __init__(
         self,
@@ -104,8 +114,8 @@ class MultipoleReadouts(torch.nn.Module):
         self.linear = torch.nn.Linear(n_scalars, n_out, bias=False)
         self.element_bias = torch.nn.Parameter(torch.zeros(len(atomic_numbers), n_out))
         self.transfer = (
-            ChargeTransfer(n_scalars, atomic_numbers, cutoff)
-            if options.charge_readout == "transfer"
+            ChargeTransfer(n_scalars, atomic_numbers, cutoff, is_driven=self.has_bonds)
+            if options.charge_readout in ("transfer", BOND)
             else None
         )
         self.layers = (
@@ -113,6 +123,8 @@ class MultipoleReadouts(torch.nn.Module):
             if options.charge_readout == "layers"
             else None
         )
+        if self.has_bonds:
+            self.register_buffer("formal", self._formal_charges(), persistent=False)
         # 1 or −1: energies do not know the sign that all multipoles have in common.
         self.register_buffer("orientation", torch.ones((), dtype=torch.get_default_dtype()))
         # Symmetric traceless matrices of norm 1, one for each component of l = 2.
@@ -136,10 +148,24 @@ class MultipoleReadouts(torch.nn.Module):
                     self.linear.weight[index] *= size
                     self._outer.weight[index] *= size
                     self._outer.bias[index] *= size
-                    self.element_bias[:, index] = size * start
+                    if not self.has_bonds:  # there, charge transfer starts with them
+                        self.element_bias[:, index] = size * start
                 else:
                     self.element_bias[:, index] = _RESPONSE_START[name]
         self.rescale(scale)
+
+    @property
+    def has_bonds(self) -> bool:
+        """Whether charges are formal ones and what moves along edges."""
+        return self.options.charge_readout == BOND
+
+    def _formal_charges(self) -> Tensor:
+        """Of the elements, [n_elements], e, as they are in the energy."""
+        given, permittivity = formal_charges(self.options.formal_charges), 1.0
+        if given and not isinstance(self.options.epsilon_infinity, str):
+            permittivity = self.options.epsilon_infinity
+        charges = torch.tensor([given.get(z, 0.0) for z in self.atomic_numbers])
+        return charges.to(torch.get_default_dtype()) / math.sqrt(permittivity)
 
     @property
     def _outer(self) -> torch.nn.Linear:
@@ -149,7 +175,13 @@ class MultipoleReadouts(torch.nn.Module):
         return last
 
     def turn(self) -> None:
-        """Change the sign of all multipoles; energies stay what they are."""
+        """Change the sign of all multipoles; energies stay what they are.
+
+        Raises:
+            ValueError: formal charges, which say the sign.
+        """
+        if formal_charges(self.options.formal_charges):
+            raise ValueError("multipoles beside formal charges have a sign of their own")
         self.orientation.neg_()
 
     def rescale(self, scale: float) -> None:
@@ -161,6 +193,8 @@ class MultipoleReadouts(torch.nn.Module):
             self.layers.rescale(scale)
         with torch.no_grad():
             for index, name in enumerate(self.scalar_names):
+                if name == "charge" and self.has_bonds:
+                    continue  # it drives what charge transfer has rescaled
                 if name == "charge":
                     for values in (self.element_bias[:, index], self.linear.weight[index]):
                         values *= scale
@@ -278,10 +312,33 @@ class MultipoleReadouts(torch.nn.Module):
         charge = columns["charge"]
         if self.transfer is not None:
             assert edges is not None
-            charge = charge + self.transfer(scalars, node_attrs, edges)
+            drive = charge if self.has_bonds else None
+            moved = self.transfer(self.transfer.pairs(scalars, node_attrs, drive), edges)
+            charge = moved + (node_attrs @ self.formal if self.has_bonds else charge)
         if self.layers is not None:
             charge = charge + self.layers(node_feats)
         return self._multipoles(charge, tensors), self._response(columns, tensors)
+
+    def bond_moments(
+        self, positions: Tensor, node_feats: Tensor, node_attrs: Tensor, edges: Edges
+    ) -> Tensor:
+        """f r + ½ Σ t r of each atom's formal charge and edges, [n_atoms, 3], e Å.
+
+        They sum to the dipole of the charges, in periodic structures too: see convolutions.py.
+
+        Args:
+            positions: [n_atoms, 3], Å.
+            node_feats, node_attrs, edges: as of forward.
+        """
+        assert self.transfer is not None
+        scalars = self._gather(node_feats, 0).squeeze(-1)
+        index = self.scalar_names.index("charge")
+        drive = self.network(scalars)[:, index] + self.linear(scalars)[:, index]
+        drive = drive + node_attrs @ self.element_bias[:, index]
+        pairs = self.transfer.pairs(scalars, node_attrs, drive)
+        along = self.orientation * self.transfer.along_edges(pairs, edges)
+        formal = (node_attrs @ self.formal)[:, None] * positions
+        return formal + moments_of_bonds(along, edges, len(positions))
 
     def _multipoles(self, charge: Tensor, tensors: dict[int, list[Tensor]]) -> Multipoles:
         lmax, sign = self.options.multipole_lmax, self.orientation

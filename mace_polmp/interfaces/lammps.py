@@ -158,7 +158,7 @@ class Driver:
         shared = None
         if settings.external_field is not None:
             field = field_vector(settings.external_field)
-            self._check_field(field)
+            self._check_field(field, models)
             if settings.energies and field.any():
                 raise InputError(
                     "energies of atoms in an external_field are not defined; leave one of them out"
@@ -169,7 +169,7 @@ class Driver:
             for m in models
         ]
 
-    def _check_field(self, field: np.ndarray) -> None:
+    def _check_field(self, field: np.ndarray, models: Sequence[Any]) -> None:
         """Refuse a field along a periodic direction.
 
         Raises:
@@ -177,13 +177,17 @@ class Driver:
         """
         atoms = Atoms(cell=self._atoms.cell(), pbc=self._atoms.pbc())
         try:
-            check_field(atoms, field, {"energy"})
+            options = [model.long_range_options for model in models]
+            # LAMMPS wraps atoms; formal charges have no energy then that is continuous.
+            defined = all(o.defines_polarization and not o.formal_charges for o in options)
+            check_field(atoms, field, {"energy"}, defined)
         except InputError as error:
             letters = " ".join("p" if p else "f" for p in atoms.pbc)
             raise InputError(
                 f"external_field (--field) {field.tolist()} with boundary {letters}: the energy of "
                 "a charge is not defined along a periodic direction. Use boundary f f f, or "
-                "boundary p p f and a field along the normal of the slab"
+                "boundary p p f and a field along the normal of the slab, or a model with "
+                "--charge_readout bond and without formal charges"
             ) from error
 
     def _check_lammps(self, numbers: np.ndarray) -> None:

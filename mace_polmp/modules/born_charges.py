@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mace_polmp.head import HeadOutput
 from mace_polmp.head import born_charges as head_born_charges
-from mace_polmp.head.born_charges import Structures, acoustic_sum, enforce_sum_rule
+from mace_polmp.head.born_charges import Structures
 from mace_polmp.head.held import Held
+from mace_polmp.head.sum_rule import acoustic_sum, enforce_sum_rule
 from mace_polmp.head.tangents import Tangents
 from mace_polmp.modules.backbone import carriers, readers
 from mace_polmp.modules.graph import Graph

@@ -150,8 +150,8 @@ class MultipoleMACE(ScaleShiftMACE):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         readouts, version = self.multipole_readouts, self.format_version
+        self.format_version = max(version, FORMAT_VERSION)
         if version < 5:  # before anything was induced self-consistently
-            self.format_version = FORMAT_VERSION
             self.long_range_options = replace(self.long_range_options, response="one_step")
             readouts.options = self.long_range_options
         if version < 4:  # before charges were read layer by layer

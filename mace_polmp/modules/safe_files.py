@@ -58,7 +58,7 @@ def _sharp_edge(config: Config, state: State) -> tuple[Config, State]:
 
 
 def _unchanged(config: Config, state: State) -> tuple[Config, State]:
-    """Until version 3 no charges were read layer by layer; defaults say what there was."""
+    """Versions 4 and 5 brought readouts and responses; defaults say what there was before."""
     return config, state
 
 

@@ -37,6 +37,7 @@ from mace_polmp.modules.backbone import edges_of_pass, exact_energy
 from mace_polmp.modules.heads import head_index
 from mace_polmp.parallel.halo import Halo, gathered
 from mace_polmp.parallel.processes import Processes
+from mace_polmp.parallel.read import Read, check_field
 from mace_polmp.parallel.sums import SharedSums
 
 
@@ -99,7 +100,8 @@ class SharedModel:
         processes: that share the structure.
         head: which of a model with several, by name; None for the default.
         total_charge: e, what constrain_charge sums to.
-        external_field: [3], V/Å, or None; along periodic directions it is refused.
+        external_field: [3], V/Å, or None; along periodic directions it is refused, but of models
+            with charge_readout bond and without formal charges.
 
     Raises:
         InputError: a model that cannot be shared, or a head that it does not have.
@@ -148,6 +150,7 @@ class SharedModel:
             InputError: a field along a periodic direction.
             ValueError: a structure that the electrostatics refuses.
         """
+        check_field(self._field, part.cell, part.pbc, self._long_range.options)
         is_empty = len(part.positions) == 0
         if is_empty:
             part = _with_a_row(part)
@@ -159,15 +162,21 @@ class SharedModel:
         cell = unstrained + unstrained @ symmetric
 
         short, node_energy, edges, node_feats, node_attrs = self._backbone(part, positions, cell)
-        multipoles, response = self._long_range.readouts(node_feats, node_attrs, edges)
+        readouts = self._long_range.readouts
+        multipoles, response = readouts(node_feats, node_attrs, edges)
+        moments = None
+        if readouts.has_bonds:
+            moments = readouts.bond_moments(positions, node_feats, node_attrs, edges)
         rows = slice(None)
         if is_empty:
             short, multipoles, response = short * 0.0, _off(multipoles), _coefficients_off(response)
+            moments = None if moments is None else 0.0 * moments
+        read = Read(multipoles, response, moments)
         if any(part.pbc):
-            out = self._reduced(part, positions, cell, multipoles, response, is_empty)
+            out = self._reduced(part, positions, cell, read, is_empty)
             own_energy = whole = out.energy
         else:
-            out = self._replicated(part, positions, cell, multipoles, response, is_empty)
+            out = self._replicated(part, positions, cell, read, is_empty)
             own_energy, whole = out.energy, out.energy / self.processes.n_ranks
             rows = slice(self._first, self._first + len(given) - int(is_empty))
         dipole = out.dipole.detach()[0].double()
@@ -245,8 +254,7 @@ class SharedModel:
         positions: Tensor,
         cell: Tensor,
         plan: Plan,
-        multipoles: Multipoles,
-        response: ResponseCoefficients,
+        read: Read,
     ) -> HeadOutput:
         """The head, from what its readouts say of the atoms."""
         none = positions.new_zeros(0)
@@ -264,16 +272,15 @@ class SharedModel:
             external_field=field,
             plan=plan,
         )
-        held = self._long_range.constrained(inputs, multipoles, response)
-        return self._long_range.evaluate(inputs, *held)
+        held = self._long_range.constrained(inputs, read.multipoles, read.response)
+        return self._long_range.evaluate(inputs, *held, read.moments)
 
     def _reduced(
         self,
         part: Part,
         positions: Tensor,
         cell: Tensor,
-        multipoles: Multipoles,
-        response: ResponseCoefficients,
+        read: Read,
         is_empty: bool,
     ) -> HeadOutput:
         """Of a periodic structure: sums over own atoms, added up over processes."""
@@ -282,15 +289,14 @@ class SharedModel:
         plan = self._plan_of(engine, part, batch, SharedSums(batch, 1, self.processes, is_empty))
         if sum(part.pbc) == 2:
             self._check_slab(part, is_empty)
-        return self._electrostatics(positions, cell, plan, multipoles, response)
+        return self._electrostatics(positions, cell, plan, read)
 
     def _replicated(
         self,
         part: Part,
         positions: Tensor,
         cell: Tensor,
-        multipoles: Multipoles,
-        response: ResponseCoefficients,
+        read: Read,
         is_empty: bool,
     ) -> HeadOutput:
         """Of an open structure: all atoms on every process."""
@@ -299,18 +305,20 @@ class SharedModel:
         def whole(values: Tensor | None) -> Tensor | None:
             return None if values is None else gathered(values[rows], self.processes)
 
+        multipoles, response = read.multipoles, read.response
         everywhere = whole(positions)
         charge = whole(multipoles.charge)
         assert everywhere is not None and charge is not None
-        every = Multipoles(charge, whole(multipoles.dipole), whole(multipoles.quadrupole))
-        coefficients = ResponseCoefficients(
-            whole(response.softness), whole(response.polarizability)
+        every = Read(
+            Multipoles(charge, whole(multipoles.dipole), whole(multipoles.quadrupole)),
+            ResponseCoefficients(whole(response.softness), whole(response.polarizability)),
+            whole(read.moments),
         )
         counts = self.processes.gather(torch.tensor([positions[rows].shape[0]]))[0].tolist()
         self._first = int(sum(counts[: self.processes.rank]))
         batch = torch.zeros(len(everywhere), dtype=torch.int64, device=self.device)
         plan = self._plan_of(self._long_range.electrostatics, part, batch, None)
-        return self._electrostatics(everywhere, cell, plan, every, coefficients)
+        return self._electrostatics(everywhere, cell, plan, every)
 
     def _plan_of(
         self, engine: Electrostatics, part: Part, batch: Tensor, sums: SharedSums | None

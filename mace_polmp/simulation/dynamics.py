@@ -286,10 +286,11 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
             raise InputError("ensemble npt does not work with constrained atoms; free them")
         if not atoms.pbc.all():
             raise InputError("ensemble npt needs a structure that is periodic in three directions")
-        if calculator.external_field is not None:
+        if calculator.external_field is not None and not calculator.defines_polarization:
             raise InputError(
                 "ensemble npt with an external field: the stress in a field along a periodic "
-                "direction is not defined; use nve, langevin or bussi"
+                "direction is not defined; use nve, langevin or bussi, or train with "
+                "--charge_readout bond"
             )
     if not settings.rotation and (atoms.pbc.any() or atoms.constraints):
         raise InputError(
@@ -301,7 +302,8 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
             "observable polarizability: the model has no induced dipoles; train with --induced "
             "dipole or both, or leave it out"
         )
-    if "current" in settings.observables and atoms.pbc.any() and not atoms.pbc.all():
+    is_slab = atoms.pbc.any() and not atoms.pbc.all()
+    if "current" in settings.observables and is_slab and not calculator.defines_polarization:
         raise InputError(
             "observable current: Born charges of a slab are not available; leave it out"
         )

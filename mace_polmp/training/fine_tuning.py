@@ -25,6 +25,7 @@ _CARRIED = 1e-3  # eV/atom; more than rounding, less than anything that matters
 _MOST_STRUCTURES, _MOST_ATOMS = 16, 2000
 _SHARED = (
     "charge_readout",
+    "formal_charges",
     "layer_hidden",
     "smearing",
     "kspace_spacing",

@@ -58,6 +58,8 @@ class Orientation:
 
 def is_free(model: MultipoleMACE, datasets: Iterable[Any]) -> bool:
     """Whether energies do not depend on the sign: not where charges must sum to some charge."""
+    if model.long_range_options.formal_charges:  # which say the sign
+        return False
     if model.long_range_options.constrain_charge == "none":
         return True
     found = [in_memory(dataset) for dataset in datasets]

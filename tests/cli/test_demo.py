@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms, units
 from ase.build import molecule
 from ase.io import read, write
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import FIRE
 
 import mace_polmp
 from mace_polmp.calculators import MultipoleMACECalculator
 from mace_polmp.cli.demo import ion_cluster
 from mace_polmp.cli.main import main
 from mace_polmp.errors import InputError
+from mace_polmp.simulation.temperature import draw_momenta
 
 
 def rows_of(path):
@@ -73,6 +77,32 @@ def test_ions_start_apart():
     atoms = ion_cluster()
     distances = atoms.get_all_distances() + 10.0 * np.eye(len(atoms))
     assert len(atoms) == 10 and distances.min() > 0.9
+
+
+def test_liquid_water_stays_whole():
+    """60 fs of 300 K dynamics of eight waters in a periodic cell, from a lattice."""
+    length = (8 * 29.9) ** (1 / 3)  # Å, at 997 kg/m³
+    rng = np.random.default_rng(2)
+    atoms = Atoms(cell=[length] * 3, pbc=True)
+    for place in np.ndindex(2, 2, 2):
+        water = molecule("H2O")
+        water.euler_rotate(*rng.uniform(0.0, 360.0, 3))
+        water.positions += (np.array(place) + 0.5) * length / 2 - water.positions[0]
+        atoms += water
+    atoms.calc = MultipoleMACECalculator("demo", default_dtype="float32")
+    FIRE(atoms, logfile=None).run(fmax=1.0, steps=50)
+    draw_momenta(atoms, 300.0, rng)
+    total = []
+    dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
+    for _ in range(6):
+        dynamics.run(20)
+        total.append(atoms.get_total_energy())
+    distances = atoms.get_all_distances(mic=True)
+    bonds = [distances[i, i + k] for i in range(0, 24, 3) for k in (1, 2)]
+    assert min(bonds) > 0.85 and max(bonds) < 1.15  # about 0.96, vibrating
+    oxygens = distances[::3, ::3] + 9.0 * np.eye(8)
+    assert oxygens.min() > 2.3  # hydrogen bonds are 2.8 long
+    assert np.ptp(total) / len(atoms) < 0.002  # eV
 
 
 def test_bad_steps(capsys):

@@ -154,7 +154,10 @@ def test_restart_continues_where_it_stopped(tmp_path):
 
 
 def test_lbfgs_knows_what_adam_has_seen(tmp_path):
-    settings = {"train_file": write_data(tmp_path, open_frames(6)), "num_channels": 4, "max_L": 0}
+    # The log has the loss of the validation frames; of the frames that are fitted it must fall.
+    data = write_data(tmp_path, open_frames(6))
+    settings = {"train_file": data, "valid_file": data, "valid_fraction": None}
+    settings |= {"num_channels": 4, "max_L": 0}
     train(tmp_path, **settings)
     settings |= {"lbfgs": True, "restart_latest": True}
     train(tmp_path, max_num_epochs=3, **settings)
@@ -162,8 +165,19 @@ def test_lbfgs_knows_what_adam_has_seen(tmp_path):
     scale = torch.load(newest, weights_only=False)["optimizer"]["state"][0]["scale"]
     assert scale.max() > 10.0 * scale.min()
     train(tmp_path, max_num_epochs=4, **settings)
-    losses = [float(x) for x in re.findall(r"Epoch \d+:.* loss= *([0-9.]+)", log_of(tmp_path))]
-    assert len(losses) >= 4 and losses[-1] < 0.5 * losses[1]
+    found = dict(re.findall(r"Epoch (\d+):.* loss= *([0-9.]+)", log_of(tmp_path)))
+    losses = [float(found[epoch]) for epoch in "0123"]
+    assert losses[3] < losses[2] < losses[1] and losses[3] < 0.5 * losses[1]
+
+
+def test_amsgrad_can_be_turned_off(tmp_path):
+    """Adam then keeps running means of squared gradients and no maxima of them."""
+    data = write_data(tmp_path, open_frames(6))
+    small = {"num_channels": 4, "max_L": 0, "max_num_epochs": 1, "save_all_checkpoints": True}
+    train(tmp_path, train_file=data, no_amsgrad=True, **small)
+    newest = max((tmp_path / "checkpoints").glob("*.pt"), key=lambda path: path.stat().st_mtime)
+    states = torch.load(newest, weights_only=False)["optimizer"]["state"].values()
+    assert all("exp_avg_sq" in state and "max_exp_avg_sq" not in state for state in states)
 
 
 def test_fine_tuning_keeps_the_foundation_models_energies(tmp_path):

@@ -316,7 +316,7 @@ def test_refusals():
     model = random_model(PERIODIC)
     with pytest.raises(InputError, match="separate batches"):
         born_charges(model, make_batch([rock_salt(), salty_water()], model))
-    with pytest.raises(InputError, match="of a slab are not available"):
+    with pytest.raises(InputError, match="of a slab need a model with --charge_readout bond"):
         born(model, wet_slab())
     with pytest.raises(InputError, match="number of 1 or more, got 0.5"):
         born_charges(model, make_batch([rock_salt()], model), epsilon_infinity=0.5)

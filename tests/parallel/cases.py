@@ -42,6 +42,13 @@ def model(solver="auto", dtype=None, **options):
 
 ITERATED = dict(response="self_consistent", polarizability="anisotropic")
 
+
+def bonds(solver="auto"):
+    found = model(solver, charge_readout="bond", induced="dipole")
+    found.multipole_readouts.transfer.rescale(20.0)
+    return found
+
+
 CASES = {
     "direct": Case(lambda: (_shuffled(rock_salt()), model("ewald"), {})),
     "mesh": Case(
@@ -84,6 +91,19 @@ CASES = {
             model(charge_readout="layers", self_interaction=True),
             {},
         )
+    ),
+    "bonds": Case(
+        lambda: (
+            _shuffled(rock_salt("triclinic")),
+            bonds("ewald"),
+            {"external_field": [0.05, -0.03, 0.08]},
+        )
+    ),
+    "slab of bonds": Case(
+        lambda: (wet_slab(), bonds("ewald"), {"external_field": [0.05, -0.03, 0.02]}), empty=1
+    ),
+    "open bonds": Case(
+        lambda: (_shuffled(salty_water()), bonds(), {"external_field": [0.05, -0.03, 0.02]})
     ),
     "open empty": Case(lambda: (_shuffled(salty_water()), model(), {}), empty=1),
     "self-consistent": Case(

@@ -1,0 +1,58 @@
+"""What the readouts say of the atoms of one process, and the fields that these have energies in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.external_field import acting_on_charges
+from mace_polmp.errors import InputError
+from mace_polmp.head import LongRangeOptions
+
+_NONE = 1e-6  # of a field, along periodic directions: rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What the readouts say of the atoms of this process.
+
+    Attributes:
+        multipoles, response: as of LongRangeHead.read, without constraints.
+        moments: of bonds, [n_atoms, 3], e Å, or None: see HeadOutput.
+    """
+
+    multipoles: Multipoles
+    response: ResponseCoefficients
+    moments: Tensor | None
+
+
+def check_field(
+    field: Tensor | None, cell: Tensor, pbc: Sequence[bool], options: LongRangeOptions
+) -> None:
+    """Refuse a field along periodic directions, where charges have no energy.
+
+    Formal charges have one that jumps where atoms are wrapped, as simulation programs do.
+
+    Args:
+        field: [3], V/Å, or None.
+        cell: [3, 3], Å.
+        pbc: the boundary conditions.
+        options: of the head.
+
+    Raises:
+        InputError: says so.
+    """
+    if field is None or (options.defines_polarization and not options.formal_charges):
+        return
+    field = field.double().view(1, 3)
+    acting = acting_on_charges(field, cell.to(field)[None], torch.tensor([list(pbc)]))
+    if float((field - acting).abs().max()) > _NONE * float(field.abs().max()):
+        raise InputError(
+            f"external_field {field[0].tolist()} along a periodic direction: the energy of a "
+            "charge is not defined there; a model with --charge_readout bond and without formal "
+            "charges has one"
+        )
