@@ -17,6 +17,7 @@ from mace_polmp.calculators.checks import (
     UNDEFINED_IN_FIELD,
     check_committee,
     check_field,
+    check_neutral,
     check_options,
     dtype_name,
     expand,
@@ -301,6 +302,7 @@ class MultipoleMACECalculator(MACECalculator):
         first, *others = self.models
         known = self._plans.knows(*numbers_of(atoms))  # its cell has passed already
         check_structure(atoms, where, self.z_table.zs, first.electrostatics, not known)
+        check_neutral(self.models, atoms, where)
         for model in () if known else others:
             check_boundary(atoms, where, model.electrostatics)
         constrained = any(m.long_range_options.constrain_charge != "none" for m in self.models)

@@ -172,6 +172,25 @@ def has_formal_charges(models: Sequence[MultipoleMACE]) -> bool:
     return any(formal_charges(model.long_range_options.formal_charges) for model in models)
 
 
+def check_neutral(models: Sequence[MultipoleMACE], atoms: Atoms, where: str) -> None:
+    """Refuse slabs whose formal charges do not sum to zero: a charged slab has no energy.
+
+    Raises:
+        InputError: names their sum.
+    """
+    if atoms.pbc.sum() != 2:
+        return
+    for model in models:
+        charges = formal_charges(model.long_range_options.formal_charges)
+        total = sum(q * int((atoms.numbers == z).sum()) for z, q in charges.items())
+        if abs(total) > 1e-6:
+            raise InputError(
+                f"{where}: the formal charges of the slab sum to {total:g} e "
+                f"({model.long_range_options.formal_charges}), and the energy of a charged slab is "
+                "not defined; give a neutral one"
+            )
+
+
 def in_single_precision(atoms: Atoms, in_field: bool, has_formal: bool = False) -> Moved:
     """The structure where single precision keeps its digits.
 

@@ -187,6 +187,15 @@ def test_far_from_the_origin_in_single_precision():
         calculator.get_forces(far)
 
 
+def test_a_slab_whose_formal_charges_do_not_cancel_is_refused():
+    """The forces in a field would not be those of its Born charges."""
+    slab = wet_slab()
+    del slab[[number == 17 for number in slab.numbers]]
+    slab.calc = make_calculator(models=bond_model(IONS))
+    with pytest.raises(InputError, match="formal charges of the slab sum to 1 e"):
+        slab.get_forces()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
