@@ -19,6 +19,7 @@ from mace_polmp.calculators.checks import (
     check_field,
     check_neutral,
     check_options,
+    check_permittivity,
     dtype_name,
     expand,
     field_vector,
@@ -139,7 +140,7 @@ class MultipoleMACECalculator(MACECalculator):
         if self.num_models > 1:
             own += ["dipole_comm", "dipole_var"]
         self.implemented_properties = own
-        screening_factor(None, torch.ones(1, 3, dtype=torch.bool), epsilon_infinity)  # refuses
+        check_permittivity(loaded, epsilon_infinity)
         self.epsilon_infinity = epsilon_infinity
         self.divide_by_chi = divide_by_chi
         self.sum_rule = sum_rule

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mace_polmp.errors import InputError
 from mace_polmp.head.formal_charges import formal_charges
+from mace_polmp.head.observables import screening_factor
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.backbone import double_e0s
 from mace_polmp.reading import DEMO_MODEL, model_file
@@ -170,6 +171,28 @@ def expand(model_paths: Any) -> list[Path]:
 def has_formal_charges(models: Sequence[MultipoleMACE]) -> bool:
     """Whether energies in a field depend on the periodic images of ions that are written down."""
     return any(formal_charges(model.long_range_options.formal_charges) for model in models)
+
+
+def check_permittivity(models: Sequence[MultipoleMACE], epsilon_infinity: float | None) -> None:
+    """Refuse a permittivity that is none, or that makes other charges of formal ones.
+
+    Args:
+        models: of the calculator.
+        epsilon_infinity: what was asked for, or None for that of the models.
+
+    Raises:
+        InputError: says what was expected.
+    """
+    screening_factor(None, torch.ones(1, 3, dtype=torch.bool), epsilon_infinity)
+    for model in models if epsilon_infinity is not None else ():
+        own, given = model.permittivity(), model.long_range_options.formal_charges
+        if given and epsilon_infinity != own:
+            raise InputError(
+                f"epsilon_infinity {epsilon_infinity:g}: the model was trained with formal charges "
+                f"({given}) and a permittivity of {own:g}, with another one the polarization would "
+                "not change by them where an ion moves by a lattice vector; leave it out, or train "
+                "a model with it"
+            )
 
 
 def check_neutral(models: Sequence[MultipoleMACE], atoms: Atoms, where: str) -> None:

@@ -187,6 +187,23 @@ def test_far_from_the_origin_in_single_precision():
         calculator.get_forces(far)
 
 
+def test_formal_charges_keep_the_permittivity_that_they_were_divided_by():
+    options = LongRangeOptions(
+        charge_readout="bond", induced="none", formal_charges="Na:1,Cl:-1", epsilon_infinity=2.0
+    )
+    atoms = rock_salt()
+    jump = atoms.cell[1]
+    calculator = make_calculator(models=bond_model(options), epsilon_infinity=2.0)
+    here = calculator.get_property("dipole", atoms)
+    moved = atoms.copy()
+    moved.positions[0] += jump
+    change = calculator.get_property("dipole", moved) - here
+    sign = 1 if atoms.numbers[0] == 11 else -1
+    np.testing.assert_allclose(change, sign * jump, atol=1e-11)
+    with pytest.raises(InputError, match="epsilon_infinity 3: the model was trained with formal"):
+        make_calculator(models=bond_model(options), epsilon_infinity=3.0)
+
+
 def test_a_slab_whose_formal_charges_do_not_cancel_is_refused():
     """The forces in a field would not be those of its Born charges."""
     slab = wet_slab()
