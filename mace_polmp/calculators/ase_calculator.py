@@ -14,7 +14,6 @@ from ase.calculators.calculator import all_changes
 from mace.calculators import MACECalculator
 
 from mace_polmp.calculators.checks import (
-    UNDEFINED_IN_FIELD,
     check_committee,
     check_field,
     check_neutral,
@@ -237,11 +236,11 @@ class MultipoleMACECalculator(MACECalculator):
         self._clock = self.time
         self._asks = "polarizability" in asked
         field = self.field_at(self._clock)
+        undefined: tuple[str, ...] = ("energies", "node_energy")
         if field.any():
-            check_field(atoms, field, asked, self.defines_polarization)
+            formal = has_formal_charges(self.models)
+            undefined += check_field(atoms, field, asked, self.defines_polarization, formal)
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        for name in ("energies", "node_energy"):
-            self.results.pop(name, None)
         self._move_dipole_back()
         electrical = (name for name in ELECTRICAL_OUTPUTS if name in self._outputs)
         self.results |= on_host({name: self._outputs[name].mean(0) for name in electrical})
@@ -258,6 +257,8 @@ class MultipoleMACECalculator(MACECalculator):
         elif field.any():
             excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
             self._say(place_in_field(atoms, excess))
+        for name in undefined:
+            self.results.pop(name, None)
 
     def _act_on_charges(self, batch: Any) -> None:
         """Add the forces of the field on the charges of a periodic structure."""
@@ -268,8 +269,6 @@ class MultipoleMACECalculator(MACECalculator):
         if self.sum_rule:  # dipoles push nothing as a whole
             forces = forces - forces.mean(0)
         self.results["forces"] = self.results["forces"] + forces.cpu().numpy()
-        for name in UNDEFINED_IN_FIELD:
-            self.results.pop(name, None)
 
     @property
     def defines_polarization(self) -> bool:

@@ -102,21 +102,40 @@ def field_vector(value: Any) -> Array:
 
 
 def check_field(
-    atoms: Atoms, field: np.ndarray, asked: set[str], has_polarization: bool = False
-) -> None:
+    atoms: Atoms,
+    field: np.ndarray,
+    asked: set[str],
+    has_polarization: bool = False,
+    has_formal: bool = False,
+) -> tuple[str, ...]:
     """Refuse what is not defined in a field along periodic directions.
+
+    Formal charges have an energy there, whose derivative by the strain of the cell depends on the
+    periodic images of ions that are written down.
 
     Args:
         atoms: the structure.
         field: [3], V/Å.
         asked: names of results.
         has_polarization: whether that of periodic structures is defined, and all with it.
+        has_formal: whether there are formal charges.
+
+    Returns:
+        Names of results that have no meaning.
 
     Raises:
         InputError: names the result, or the direction.
     """
+    along = _along_periodic(atoms, field)
     if has_polarization:
-        return
+        undefined: tuple[str, ...] = ("stress",) if has_formal and along else ()
+        if asked & set(undefined):
+            raise InputError(
+                "stress in an external_field along a periodic direction: with formal charges it "
+                "depends on the periodic images of the ions; train without --formal_charges, or "
+                "leave the field out"
+            )
+        return undefined
     refused = [name for name in UNDEFINED_IN_FIELD if name in asked]
     if atoms.pbc.all() and refused:
         raise InputError(
@@ -124,17 +143,31 @@ def check_field(
             "is not defined there. Ask for the forces, or for zero_field_energy, set pbc to "
             "F F F, or train with --charge_readout bond"
         )
-    if atoms.pbc.sum() == 2:
-        axis = int(np.flatnonzero(~atoms.pbc)[0])
-        normal = np.cross(atoms.cell[(axis + 1) % 3], atoms.cell[(axis + 2) % 3])
-        normal /= np.linalg.norm(normal)
-        if np.linalg.norm(field - (field @ normal) * normal) > 1e-6 * np.linalg.norm(field):
-            raise InputError(
-                "external_field of a slab must be along its normal, "
-                f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
-                "Born charges that a field in the plane needs are not available for slabs, but of "
-                "a model with --charge_readout bond"
-            )
+    if atoms.pbc.sum() == 2 and along:
+        normal = _normal(atoms)
+        raise InputError(
+            "external_field of a slab must be along its normal, "
+            f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
+            "Born charges that a field in the plane needs are not available for slabs, but of "
+            "a model with --charge_readout bond"
+        )
+    return UNDEFINED_IN_FIELD if atoms.pbc.all() else ()
+
+
+def _along_periodic(atoms: Atoms, field: np.ndarray) -> bool:
+    """Whether a field has a part along periodic directions."""
+    if atoms.pbc.sum() != 2:
+        return bool(atoms.pbc.all())
+    normal = _normal(atoms)
+    rest = np.linalg.norm(field - (field @ normal) * normal)
+    return bool(rest > 1e-6 * np.linalg.norm(field))
+
+
+def _normal(atoms: Atoms) -> Array:
+    """Of a slab, [3], of length 1."""
+    axis = int(np.flatnonzero(~atoms.pbc)[0])
+    normal: Array = np.cross(atoms.cell[(axis + 1) % 3], atoms.cell[(axis + 2) % 3])
+    return normal / np.linalg.norm(normal)
 
 
 def place_in_field(atoms: Atoms, excess: float) -> str | None:

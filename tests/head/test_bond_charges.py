@@ -1,5 +1,7 @@
 """Charges that move along edges: a polarization that needs no choice of periodic images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from mace_polmp.errors import InputError
 from mace_polmp.head import LongRangeOptions
 from mace_polmp.modules.born_charges import born_charges
+from mace_polmp.simulation.dynamics import MDSettings, run_md
 from tests.helpers import (
     evaluate,
     make_batch,
@@ -153,6 +156,21 @@ def test_stress_in_a_field_is_the_derivative_of_the_energy():
             energies.append(strained.get_potential_energy())
         slope = (energies[1] - energies[0]) / (2 * step * atoms.get_volume())
         assert (stress * strain).sum() == pytest.approx(slope, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["triclinic", "slab"])
+def test_formal_charges_have_no_stress_in_a_field(kind):
+    """It would change where an ion is moved by a lattice vector."""
+    atoms = STRUCTURES[kind]()
+    atoms.calc = make_calculator(models=bond_model(IONS), external_field=FIELD)
+    atoms.get_potential_energy()
+    assert "stress" not in atoms.calc.results
+    with pytest.raises(InputError, match="depends on the periodic images of the ions"):
+        atoms.get_stress()
+    with pytest.raises(InputError, match="depends on the periodic images of the ions"):
+        run_md(rock_salt(), atoms.calc, MDSettings(ensemble="npt"), 1, Path("never made"))
+    atoms.calc.external_field = None
+    assert np.isfinite(atoms.get_stress()).all()
 
 
 @pytest.mark.parametrize("kind", ["triclinic", "slab"])
