@@ -68,6 +68,10 @@ def check_committee(models: Sequence[MultipoleMACE]) -> None:
         "a polarization of periodic structures:": lambda m: (
             "yes" if m.long_range_options.defines_polarization else "no"
         ),
+        "formal charges": lambda m: m.long_range_options.formal_charges or "of zero",
+        "a self-consistent response:": lambda m: (  # polarizabilities with local fields
+            "yes" if m.long_range_options.is_self_consistent else "no"
+        ),
     }
     for name, fact in facts.items():
         found = [fact(model) for model in models]
