@@ -25,7 +25,6 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_ext", "**/_*"]
 smartquotes = False  # two dashes begin a flag
 
-
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
@@ -42,6 +41,7 @@ autodoc_mock_imports = [
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "furo"

@@ -22,12 +22,31 @@ def escaped(line: str) -> str:
     return "".join(parts)
 
 
+def with_code(lines: list[str]) -> list[str]:
+    """The lines of a docstring for docutils: what is indented after a blank line is code.
+
+    Sections such as Args are indented without a blank line.
+    """
+    out: list[str] = []
+    in_code, before = False, ""  # the last line that is not blank
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not in_code and out and not out[-1] and not before.startswith(" "):
+            out += ["::", ""]
+            in_code = True
+        if line and not indented:
+            in_code = False
+        out.append(line if in_code else escaped(line))
+        before = line or before
+    return out
+
+
 def _process(
     app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]
 ) -> None:
     module = getattr(thing, "__module__", None) or name
     if str(module).startswith("mace_polmp"):
-        lines[:] = [escaped(line) for line in lines]
+        lines[:] = with_code(lines)
 
 
 def _dashes(app: Sphinx, doctree: nodes.document) -> None:

@@ -50,8 +50,10 @@ velocity all create 100 4 mom yes
 fix move all nve
 timestep 0.0005
 thermo 5
-thermo_style custom step pe ke etotal press v_polmp_long_range
+thermo_style custom step pe ke etotal v_polmp_long_range
 thermo_modify format float %.10g
+dump charges all custom {steps} charges.dump id type x y z d_polmp_charge
+dump_modify charges sort id
 run {steps}
 """
 open("in.water", "w").write(script)
@@ -66,7 +68,9 @@ one = run(
     "mace_polmp lammps in.water --model demo --log none", show="   Step", until=f"{steps:10d}  "
 )
 two = run(
-    "mpiexec -n 2 mace_polmp lammps in.water --model demo --log none", show="   Step", until="Loop"
+    "mpiexec -n 2 mace_polmp lammps in.water --model demo --log none",
+    show="   Step",
+    until=f"{steps:10d}  ",
 )
 
 # %% [markdown]
@@ -75,8 +79,8 @@ two = run(
 
 # %%
 def table(text):
-    """Rows of LAMMPS' thermo output: step, pe, ke, etotal, press, long-range energy."""
-    rows = re.findall(r"^\s*\d+(?:\s+-?\d[\d.e+-]*){5}\s*$", text, re.M)
+    """Rows of LAMMPS' thermo output: step, pe, ke, etotal, long-range energy."""
+    rows = re.findall(r"^\s*\d+(?:\s+-?\d[\d.e+-]*){4}\s*$", text, re.M)
     return np.array([[float(word) for word in row.split()] for row in rows])
 
 
@@ -109,15 +113,10 @@ save(figure, "lammps_ranks_energy")
 #
 # ## Charges and dipoles in dumps
 #
-# Dumps, computes and `thermo_style` know the model's charges and dipoles. For instance:
+# Dumps, computes and `thermo_style` know the model's charges and dipoles. The script above writes
+# charges (e) as `d_polmp_charge`; here are the first three atoms of the first frame:
 
 # %%
-more = script.replace(
-    f"run {steps}",
-    "dump d all custom 1 charges.dump id type x y z d_polmp_charge\ndump_modify d sort id\nrun 0",
-)
-open("in.charges", "w").write(more)
-_ = run("mace_polmp lammps in.charges --model demo --log none", show="Loop", until="Loop")
 print("".join(open("charges.dump").readlines()[8:12]))
 
 # %% [markdown]

@@ -166,7 +166,9 @@ class LongRangeHead(torch.nn.Module):
     are much larger.
 
     Attributes:
-        options, readouts, electrostatics: its parts.
+        options: the settings.
+        readouts: what reads multipoles and coefficients from node features.
+        electrostatics: the engine with these settings.
 
     Raises:
         ValueError: layer_irreps without scalars (0e).

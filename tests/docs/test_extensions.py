@@ -59,6 +59,18 @@ def test_bold_greek_letters_are_characters_and_functions_have_names():
     assert equation(r"\operatorname{erf}(r)").find(f".//{XML}mi").text == "erf"
 
 
+def test_docstrings_are_plain_text_with_indented_code():
+    """Signs that mean something to docutils are escaped; Args has no blank line before it."""
+    made = importlib.import_module("docstrings").with_code(
+        ["Sum over |k| of q*, see `md`.", "", "    a = b * c", "", "Args:", "    a_: of all."]
+    )
+    assert made == [
+        r"Sum over \|k\| of q\*, see ``md``.",
+        *("", "::", "", "    a = b * c", ""),
+        *("Args:", r"    a\_: of all."),
+    ]
+
+
 def test_broken_links_and_addresses_of_the_network_are_found(tmp_path):
     (tmp_path / "a.html").write_text(
         '<a href="b.html#there">1</a><a href="b.html#gone">2</a><a href="c.html">3</a>'

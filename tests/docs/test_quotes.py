@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 from tests.docs.pages import ROOT
 
 FAQ = ROOT / "docs" / "faq.md"
@@ -76,3 +78,11 @@ def test_versions_of_formats_are_those_of_the_package():
     text = FORMATS.read_text(encoding="utf-8")
     assert f"writes format version {FORMAT_VERSION}." in text
     assert f"checkpoint version {VERSION}." in text
+
+
+def test_the_page_on_installing_lists_every_extra():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "start" / "install.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w-]+)` \|", text, re.M))
+    assert listed == set(settings["project"]["optional-dependencies"])
