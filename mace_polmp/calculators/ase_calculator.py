@@ -14,10 +14,11 @@ from ase.calculators.calculator import all_changes
 from mace.calculators import MACECalculator
 
 from mace_polmp.calculators.checks import (
-    UNDEFINED_IN_FIELD,
     check_committee,
     check_field,
+    check_neutral,
     check_options,
+    check_permittivity,
     dtype_name,
     expand,
     field_vector,
@@ -138,7 +139,7 @@ class MultipoleMACECalculator(MACECalculator):
         if self.num_models > 1:
             own += ["dipole_comm", "dipole_var"]
         self.implemented_properties = own
-        screening_factor(None, torch.ones(1, 3, dtype=torch.bool), epsilon_infinity)  # refuses
+        check_permittivity(loaded, epsilon_infinity)
         self.epsilon_infinity = epsilon_infinity
         self.divide_by_chi = divide_by_chi
         self.sum_rule = sum_rule
@@ -236,11 +237,11 @@ class MultipoleMACECalculator(MACECalculator):
         kinds = {model.long_range_options.is_self_consistent for model in self.models}
         self._asks = "polarizability" in asked or self.divide_by_chi or len(kinds) > 1
         field = self.field_at(self._clock)
+        undefined: tuple[str, ...] = ("energies", "node_energy")
         if field.any():
-            check_field(atoms, field, asked, self.defines_polarization)
+            formal = has_formal_charges(self.models)
+            undefined += check_field(atoms, field, asked, self.defines_polarization, formal)
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        for name in ("energies", "node_energy"):
-            self.results.pop(name, None)
         self._move_dipole_back()
         electrical = (name for name in ELECTRICAL_OUTPUTS if name in self._outputs)
         self.results |= on_host({name: self._outputs[name].mean(0) for name in electrical})
@@ -257,6 +258,8 @@ class MultipoleMACECalculator(MACECalculator):
         elif field.any():
             excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
             self._say(place_in_field(atoms, excess))
+        for name in undefined:
+            self.results.pop(name, None)
 
     def _act_on_charges(self, batch: Any) -> None:
         """Add the forces of the field on the charges of a periodic structure."""
@@ -267,8 +270,6 @@ class MultipoleMACECalculator(MACECalculator):
         if self.sum_rule:  # dipoles push nothing as a whole
             forces = forces - forces.mean(0)
         self.results["forces"] = self.results["forces"] + forces.cpu().numpy()
-        for name in UNDEFINED_IN_FIELD:
-            self.results.pop(name, None)
 
     @property
     def defines_polarization(self) -> bool:
@@ -302,6 +303,7 @@ class MultipoleMACECalculator(MACECalculator):
         first, *others = self.models
         known = self._plans.knows(*numbers_of(atoms))  # its cell has passed already
         check_structure(atoms, where, self.z_table.zs, first.electrostatics, not known)
+        check_neutral(self.models, atoms, where)
         for model in () if known else others:
             check_boundary(atoms, where, model.electrostatics)
         constrained = any(m.long_range_options.constrain_charge != "none" for m in self.models)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mace_polmp.errors import InputError
 from mace_polmp.head.formal_charges import formal_charges
+from mace_polmp.head.observables import screening_factor
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.backbone import double_e0s
 from mace_polmp.reading import DEMO_MODEL, model_file
@@ -67,6 +68,10 @@ def check_committee(models: Sequence[MultipoleMACE]) -> None:
         "a polarization of periodic structures:": lambda m: (
             "yes" if m.long_range_options.defines_polarization else "no"
         ),
+        "formal charges": lambda m: m.long_range_options.formal_charges or "of zero",
+        "a self-consistent response:": lambda m: (  # polarizabilities with local fields
+            "yes" if m.long_range_options.is_self_consistent else "no"
+        ),
     }
     for name, fact in facts.items():
         found = [fact(model) for model in models]
@@ -101,21 +106,40 @@ def field_vector(value: Any) -> Array:
 
 
 def check_field(
-    atoms: Atoms, field: np.ndarray, asked: set[str], has_polarization: bool = False
-) -> None:
+    atoms: Atoms,
+    field: np.ndarray,
+    asked: set[str],
+    has_polarization: bool = False,
+    has_formal: bool = False,
+) -> tuple[str, ...]:
     """Refuse what is not defined in a field along periodic directions.
+
+    Formal charges have an energy there, whose derivative by the strain of the cell depends on the
+    periodic images of ions that are written down.
 
     Args:
         atoms: the structure.
         field: [3], V/Å.
         asked: names of results.
         has_polarization: whether that of periodic structures is defined, and all with it.
+        has_formal: whether there are formal charges.
+
+    Returns:
+        Names of results that have no meaning.
 
     Raises:
         InputError: names the result, or the direction.
     """
+    along = _along_periodic(atoms, field)
     if has_polarization:
-        return
+        undefined: tuple[str, ...] = ("stress",) if has_formal and along else ()
+        if asked & set(undefined):
+            raise InputError(
+                "stress in an external_field along a periodic direction: with formal charges it "
+                "depends on the periodic images of the ions; train without --formal_charges, or "
+                "leave the field out"
+            )
+        return undefined
     refused = [name for name in UNDEFINED_IN_FIELD if name in asked]
     if atoms.pbc.all() and refused:
         raise InputError(
@@ -123,17 +147,31 @@ def check_field(
             "is not defined there. Ask for the forces, or for zero_field_energy, set pbc to "
             "F F F, or train with --charge_readout bond"
         )
-    if atoms.pbc.sum() == 2:
-        axis = int(np.flatnonzero(~atoms.pbc)[0])
-        normal = np.cross(atoms.cell[(axis + 1) % 3], atoms.cell[(axis + 2) % 3])
-        normal /= np.linalg.norm(normal)
-        if np.linalg.norm(field - (field @ normal) * normal) > 1e-6 * np.linalg.norm(field):
-            raise InputError(
-                "external_field of a slab must be along its normal, "
-                f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
-                "Born charges that a field in the plane needs are not available for slabs, but of "
-                "a model with --charge_readout bond"
-            )
+    if atoms.pbc.sum() == 2 and along:
+        normal = _normal(atoms)
+        raise InputError(
+            "external_field of a slab must be along its normal, "
+            f"[{normal[0]:.3f}, {normal[1]:.3f}, {normal[2]:.3f}], got {field.tolist()}: the "
+            "Born charges that a field in the plane needs are not available for slabs, but of "
+            "a model with --charge_readout bond"
+        )
+    return UNDEFINED_IN_FIELD if atoms.pbc.all() else ()
+
+
+def _along_periodic(atoms: Atoms, field: np.ndarray) -> bool:
+    """Whether a field has a part along periodic directions."""
+    if atoms.pbc.sum() != 2:
+        return bool(atoms.pbc.all())
+    normal = _normal(atoms)
+    rest = np.linalg.norm(field - (field @ normal) * normal)
+    return bool(rest > 1e-6 * np.linalg.norm(field))
+
+
+def _normal(atoms: Atoms) -> Array:
+    """Of a slab, [3], of length 1."""
+    axis = int(np.flatnonzero(~atoms.pbc)[0])
+    normal: Array = np.cross(atoms.cell[(axis + 1) % 3], atoms.cell[(axis + 2) % 3])
+    return normal / np.linalg.norm(normal)
 
 
 def place_in_field(atoms: Atoms, excess: float) -> str | None:
@@ -170,6 +208,47 @@ def expand(model_paths: Any) -> list[Path]:
 def has_formal_charges(models: Sequence[MultipoleMACE]) -> bool:
     """Whether energies in a field depend on the periodic images of ions that are written down."""
     return any(formal_charges(model.long_range_options.formal_charges) for model in models)
+
+
+def check_permittivity(models: Sequence[MultipoleMACE], epsilon_infinity: float | None) -> None:
+    """Refuse a permittivity that is none, or that makes other charges of formal ones.
+
+    Args:
+        models: of the calculator.
+        epsilon_infinity: what was asked for, or None for that of the models.
+
+    Raises:
+        InputError: says what was expected.
+    """
+    screening_factor(None, torch.ones(1, 3, dtype=torch.bool), epsilon_infinity)
+    for model in models if epsilon_infinity is not None else ():
+        own, given = model.permittivity(), model.long_range_options.formal_charges
+        if given and epsilon_infinity != own:
+            raise InputError(
+                f"epsilon_infinity {epsilon_infinity:g}: the model was trained with formal charges "
+                f"({given}) and a permittivity of {own:g}, with another one the polarization would "
+                "not change by them where an ion moves by a lattice vector; leave it out, or train "
+                "a model with it"
+            )
+
+
+def check_neutral(models: Sequence[MultipoleMACE], atoms: Atoms, where: str) -> None:
+    """Refuse slabs whose formal charges do not sum to zero: a charged slab has no energy.
+
+    Raises:
+        InputError: names their sum.
+    """
+    if atoms.pbc.sum() != 2:
+        return
+    for model in models:
+        charges = formal_charges(model.long_range_options.formal_charges)
+        total = sum(q * int((atoms.numbers == z).sum()) for z, q in charges.items())
+        if abs(total) > 1e-6:
+            raise InputError(
+                f"{where}: the formal charges of the slab sum to {total:g} e "
+                f"({model.long_range_options.formal_charges}), and the energy of a charged slab is "
+                "not defined; give a neutral one"
+            )
 
 
 def in_single_precision(atoms: Atoms, in_field: bool, has_formal: bool = False) -> Moved:

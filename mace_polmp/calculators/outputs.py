@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
+from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, charges_of_place
 
 Tensors = dict[str, torch.Tensor]
 
@@ -63,14 +63,10 @@ def moved_back(
         models: whose dipoles they are.
         numbers: [n_atoms], atomic numbers.
     """
-    charges = outputs["charges"].cpu().double()
-    rows = []
-    for model, own in zip(models, charges, strict=True):
-        readouts = model.multipole_readouts
-        if readouts.has_bonds:  # what moves along edges has a dipole that knows no place
-            element = [readouts.atomic_numbers.index(z) for z in numbers.tolist()]
-            own = readouts.formal.cpu().double()[element]
-        rows.append(own)
+    rows = [
+        charges_of_place(model, charges, numbers).cpu().double()
+        for model, charges in zip(models, outputs["charges"], strict=True)
+    ]
     shift = torch.stack(rows) @ torch.as_tensor(by, dtype=torch.float64)
     outputs["dipole"] = outputs["dipole"].cpu().double() - shift
     return outputs["dipole"]

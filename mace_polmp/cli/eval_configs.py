@@ -89,8 +89,12 @@ def _check(args: argparse.Namespace, model: Any, structures: list[Atoms]) -> lis
         check_structure(atoms, where, known, model.electrostatics)
         atoms = with_total_charge(atoms, args.total_charge, where, record.total_charge_key)
         uncharged += total_charge(atoms, where, record.total_charge_key) is None
-        if args.compute_bec and atoms.pbc.sum() == 2:
-            raise InputError(f"{where}: --compute_bec: Born charges of slabs are not available")
+        slabs = model.long_range_options.defines_polarization
+        if args.compute_bec and atoms.pbc.sum() == 2 and not slabs:
+            raise InputError(
+                f"{where}: --compute_bec: Born charges of slabs are not available, but of models "
+                "with --charge_readout bond"
+            )
         unknown = record.unknown_boundary(atoms.pbc)
         if unknown is not None and unknown not in said:
             said.add(unknown)
@@ -108,8 +112,10 @@ def _evaluate(
     args: argparse.Namespace, model: Any, structures: list[Atoms], target: Path, folder: Path
 ) -> None:
     """Run upstream's evaluation, add the electrical outputs and put the file in its place."""
+    import torch
+
     from mace_polmp.files import replacing
-    from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
+    from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, charges_of_place
     from mace_polmp.upstream import evaluation
 
     born = _born_charges(args, model, structures) if args.compute_bec else None
@@ -133,7 +139,9 @@ def _evaluate(
             check_prediction(places[args.info_prefix + name], name, f"structure {number}")
         atoms.calc = None
         if moved[number] is not None:
-            shift = columns["charges"][number] @ moved[number]
+            charges = torch.from_numpy(columns["charges"][number]).double()
+            charges = charges_of_place(model, charges, atoms.numbers)
+            shift = charges.numpy() @ moved[number]
             columns["dipole"][number] = columns["dipole"][number] - shift
         for name, (per_atom, _) in ELECTRICAL_OUTPUTS.items():
             value = columns[name][number]

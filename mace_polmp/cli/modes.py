@@ -74,9 +74,12 @@ def run(args: argparse.Namespace) -> None:
     calculator = make_calculator(args)
     where = f"{args.structure}: frame {args.frame}"
     atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
-    if atoms.pbc.any() and not atoms.pbc.all():
-        raise InputError(f"{args.structure}: modes of a slab need its Born charges, which this "
-                         "version does not have")  # fmt: skip
+    is_slab = atoms.pbc.any() and not atoms.pbc.all()
+    if is_slab and not calculator.defines_polarization:
+        raise InputError(
+            f"{args.structure}: modes of a slab need its Born charges, which models with "
+            "--charge_readout bond have"
+        )
     if args.direction and not atoms.pbc.all():
         raise InputError("--direction needs a crystal, periodic in three directions")
     atoms.calc = calculator

@@ -102,6 +102,7 @@ def solve(
         square = torch.where(active, new, square)
         active = active & (square > goal)
         done += 1
+    y = y + 0.0 * at_atoms(start)  # NaN where the start was
     residual = rhs - y - interact(induce(y))
     left = dot(residual, induce(residual)).clamp(min=0.0)
     relative = torch.sqrt(left / torch.where(start > 0, start, 1.0))

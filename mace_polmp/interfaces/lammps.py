@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from mace_polmp.calculators.checks import check_field, field_vector
+from mace_polmp.calculators.checks import check_field, check_neutral, field_vector
 from mace_polmp.errors import InputError
 from mace_polmp.interfaces.checks import (
     atomic_numbers_of,
@@ -231,6 +231,8 @@ class Driver:
                     f"{error}. In LAMMPS a slab has boundary p p f and a box with that height; a "
                     "boundary p p s leaves no vacuum"
                 ) from error
+            models = [shared.model for shared in self._shared]
+            check_neutral(models, whole, "the structure in LAMMPS")
 
         everywhere(self.processes, check)
 
@@ -319,7 +321,8 @@ class Driver:
         if self.settings.energies:
             self._tell_energies(n_own)
         dipole = torch.stack([r.dipole for r in self.last]).mean(0).cpu().numpy()
-        dipole = (dipole + self._atoms.moved(charges)).tolist()
+        movable = torch.stack([r.charges_of_place for r in self.last]).mean(0).cpu().numpy()
+        dipole = (dipole + self._atoms.moved(movable)).tolist()
         long_range = float(np.mean([r.long_range_energy for r in self.last]))
         for variable, value in zip(_VARIABLES, (long_range, *dipole), strict=True):
             lmp.set_internal_variable(variable, value)

@@ -22,7 +22,7 @@ from ase import Atoms
 from mace.data import atomic_data
 from torch import Tensor
 
-from mace_polmp.calculators.checks import in_single_precision
+from mace_polmp.calculators.checks import check_neutral, in_single_precision
 from mace_polmp.electrostatics import PlanKeeper
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import screening_factor
@@ -30,7 +30,7 @@ from mace_polmp.interfaces.batches import charges_by_composition, composition
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.heads import head_index
 from mace_polmp.modules.io import check_device, load_model
-from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
+from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, charges_of_place
 from mace_polmp.structures import check_structure
 from mace_polmp.upstream.data import own_graphs
 
@@ -204,9 +204,10 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
             )
         results = self._results(out, data)
         if moved_by is not None:
-            charges = results["charges"].double()[:, None]
+            numbers = state.atomic_numbers.tolist()
+            charges = charges_of_place(self.model, results["charges"].double(), numbers)
             shift = torch.zeros_like(results["dipole"], dtype=torch.float64)
-            shift.index_add_(0, data["batch"], charges * moved_by)
+            shift.index_add_(0, data["batch"], charges[:, None] * moved_by)
             results["dipole"] = (results["dipole"].double() - shift).to(self.dtype)
         factor = screening_factor(None, data["pbc"], self.model.permittivity())
         results["dipole"] = results["dipole"] * factor.to(results["dipole"])[:, None]
@@ -298,6 +299,7 @@ class MultipoleMACEModel(ModelInterface):  # type: ignore[misc]
         for number, atoms in enumerate(structures):
             where = f"state: system {number}"
             check_structure(atoms, where, self._elements, engine, with_boundary)
+            check_neutral([self.model], atoms, where)
         self._say(self.model.trained_on.unknown_boundary(structures[0].pbc))
 
     def _charge(self, atoms: Atoms, number: int) -> float:

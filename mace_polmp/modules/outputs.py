@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from mace_polmp.head import Edges, HeadOutput
@@ -60,3 +62,23 @@ def electrical_outputs(
         "dipole": out.dipole,
         "polarizability": None if spared else out.polarizability,
     }
+
+
+def charges_of_place(model: Any, charges: Tensor, numbers: Any) -> Tensor:
+    """By how much the dipole changes where atoms are put elsewhere, per Å of each, [n_atoms], e.
+
+    Their charges, if moves are by lattice vectors or of the structure as a whole. What moves along
+    edges has a dipole that knows no place: there formal charges.
+
+    Args:
+        model: a MultipoleMACE.
+        charges: [n_atoms], e, of its outputs.
+        numbers: [n_atoms], atomic numbers.
+    """
+    readouts = model.multipole_readouts
+    if not readouts.has_bonds:
+        return charges
+    known = readouts.atomic_numbers
+    species = [known.index(int(z)) for z in numbers]
+    formal: Tensor = readouts.formal[torch.tensor(species, dtype=torch.int64).to(charges.device)]
+    return formal.to(charges)

@@ -35,6 +35,7 @@ from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.atom_energies import exact_short
 from mace_polmp.modules.backbone import edges_of_pass, exact_energy
 from mace_polmp.modules.heads import head_index
+from mace_polmp.modules.outputs import charges_of_place
 from mace_polmp.parallel.halo import Halo, gathered
 from mace_polmp.parallel.processes import Processes
 from mace_polmp.parallel.read import Read, check_field
@@ -77,6 +78,7 @@ class PartResult:
         forces: [n_own, 3], eV/Å.
         virial: [3, 3], eV, of the whole: −∂E/∂ε.
         charges: [n_own], e; atomic_dipoles: [n_own, 3], e Å; permanent plus induced.
+        charges_of_place: [n_own], e, by which the dipole changes where atoms are put elsewhere.
         dipole: [3], e Å, of the whole as its atoms are given.
         energies: [n_own], eV, of own atoms, which sum to the energy over all processes; None where
             they were not asked for.
@@ -88,6 +90,7 @@ class PartResult:
     virial: Tensor
     charges: Tensor
     atomic_dipoles: Tensor
+    charges_of_place: Tensor
     dipole: Tensor
     energies: Tensor | None = None
 
@@ -187,6 +190,9 @@ class SharedModel:
             torch.cat([p.double() for p in (*parts, by_strain.detach().reshape(-1))])
         )
         n_own = 0 if is_empty else len(given)
+        charges = out.charges.detach()[rows][:n_own].double()
+        elements: Any = self.model.atomic_numbers
+        numbers = elements.cpu()[part.species[:n_own].cpu()]
         energies = None
         if with_energies:
             heads = torch.full_like(node_attrs.argmax(-1), self._head)
@@ -197,7 +203,8 @@ class SharedModel:
             long_range_energy=float(sums[1]),
             forces=-gradients[0].detach()[:n_own].double(),
             virial=-sums[2:].view(3, 3),
-            charges=out.charges.detach()[rows][:n_own].double(),
+            charges=charges,
+            charges_of_place=charges_of_place(self.model, charges, numbers),
             atomic_dipoles=out.atomic_dipoles.detach()[rows][:n_own].double(),
             dipole=dipole,
             energies=energies,

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mace_polmp.analysis.sampling import whole_molecules
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
+from mace_polmp.calculators.checks import has_formal_charges
 from mace_polmp.errors import InputError
 from mace_polmp.files import locked, make_folder
 from mace_polmp.repeatable import repeatable
@@ -291,6 +292,12 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
                 "ensemble npt with an external field: the stress in a field along a periodic "
                 "direction is not defined; use nve, langevin or bussi, or train with "
                 "--charge_readout bond"
+            )
+        if calculator.external_field is not None and has_formal_charges(calculator.models):
+            raise InputError(
+                "ensemble npt with an external field: with formal charges the stress depends on "
+                "the periodic images of the ions; use nve, langevin or bussi, or train without "
+                "--formal_charges"
             )
     if not settings.rotation and (atoms.pbc.any() or atoms.constraints):
         raise InputError(

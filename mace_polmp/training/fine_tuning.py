@@ -84,6 +84,8 @@ def inherit(options: dict[str, Any], foundation: MultipoleMACE | None) -> LongRa
     shared = list(_SHARED)
     if old.induces_dipoles and old.polarizability == "anisotropic":
         shared.append("polarizability")
+    if old.formal_charges:  # which are divided by its square root
+        shared.append("epsilon_infinity")
     for name in shared:
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 
 from mace_polmp.errors import InputError
 from mace_polmp.files import digest
-from mace_polmp.head.options import LongRangeOptions
+from mace_polmp.head.options import ONE_STEP, LongRangeOptions
 from mace_polmp.training.atomic_energies import parse
 from mace_polmp.training.checkpoints import Files, newest
 from mace_polmp.training.heads import parse_heads
@@ -72,7 +72,13 @@ _TRAINING = (
     "default_dtype",
 )
 # What runs of earlier versions, whose checkpoints do not say it, had.
-_BEFORE = {"kspace_taper": 0.0, "self_interaction": False, "layer_hidden": 16}
+_BEFORE = {
+    "kspace_taper": 0.0,
+    "self_interaction": False,
+    "layer_hidden": 16,
+    "formal_charges": "",
+    "response": ONE_STEP,
+}
 _RATE_STAYS = " and goes on from there: learning rates are those of the checkpoint"
 # Of the head, those that an earlier model's readouts do not depend on.
 _FREE_OPTIONS = ("long_range_solver", "mesh_accuracy")

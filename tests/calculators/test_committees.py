@@ -16,6 +16,10 @@ OTHERS = {
     "order of elements": (dict(elements=ELEMENTS[::-1]), "elements"),
     "heads": ({}, "heads"),
     "charges": (dict(options=LongRangeOptions(constrain_charge="uniform")), "charges that are"),
+    "response": (  # their polarizabilities mean different things
+        dict(options=LongRangeOptions(response="self_consistent")),
+        "a self-consistent response",
+    ),
     "cutoff": (dict(r_max=3.5), "a cutoff"),
 }
 

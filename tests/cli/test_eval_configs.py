@@ -66,6 +66,23 @@ def test_multipoles_are_written(files, monkeypatch):
     assert sorted(p.name for p in output.parent.iterdir()) == ["in.xyz", "m.model", "out.xyz"]
 
 
+def test_dipoles_of_bond_charges_far_from_the_origin(tmp_path, monkeypatch):
+    """Single precision evaluates structures near it; 1e-3 e Å is the rounding of 4000 Å."""
+    options = LongRangeOptions(charge_readout="bond", induced="none", formal_charges="Na:1,Cl:-1")
+    model = random_model(options)
+    model.multipole_readouts.transfer.rescale(20.0)
+    torch.save(model, tmp_path / "m.model")
+    atoms = rock_salt()
+    atoms.positions += [4000.0, 0.0, 0.0]
+    data = write_data(tmp_path, [atoms], "in.xyz")
+    run(
+        monkeypatch, f"--model={tmp_path}/m.model", f"--configs={data}",
+        f"--output={tmp_path}/out.xyz", "--default_dtype=float32",
+    )  # fmt: skip
+    expected = evaluate(model, read(data))["dipole"][0].detach().numpy()
+    np.testing.assert_allclose(read(tmp_path / "out.xyz").info["MACE_dipole"], expected, atol=1e-3)
+
+
 def test_born_charges_are_written_when_asked_for(files, monkeypatch):
     """Of open and periodic structures in one file."""
     model_file, _, output, frames = files

@@ -245,6 +245,9 @@ def test_checkpoints_of_upstreams_format_still_load(tmp_path, capsys):
     with pytest.raises(SystemExit):  # their sums had a sharp edge
         train(tmp_path, **more)
     assert "with --kspace_taper 0.0, now it is 0.1; give the same" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # which has the same weights
+        train(tmp_path, **more, kspace_taper=0.0, response="self_consistent")
+    assert "with --response one_step, now it is self_consistent" in capsys.readouterr().err
     train(tmp_path, **more, kspace_taper=0.0)
     log = log_of(tmp_path)
     assert "does not say its settings" in log and "kept averages (--ema) in place" in log

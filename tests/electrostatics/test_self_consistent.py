@@ -492,6 +492,18 @@ def test_nan_gives_nan():
     assert out.energy.isnan().all()
 
 
+def test_nan_on_the_right_gives_nan_and_leaves_other_structures_alone():
+    """As coefficients beyond the bounds are marked on a GPU, where nothing can be refused."""
+    strong = torch.linspace(1.0, 30.0, 12, dtype=torch.float64).view(3, 4)
+    for batch in ([0, 0, 1], [0, 0, 0]):
+        sums = AtomSums(torch.tensor(batch), max(batch) + 1)
+        rhs = torch.ones(3, 4, dtype=torch.float64)
+        rhs[:2] = torch.nan
+        found = solve(lambda x: strong * x, lambda y: y, rhs, sums, 1e-10)
+        assert found.drive[:2].isnan().all()
+        assert found.drive[2].isnan().all() == (max(batch) == 0)
+
+
 @pytest.mark.parametrize("cell", [None, TRICLINIC], ids=["open", "periodic"])
 def test_hessians_row_by_row_with_vmap(cell):
     positions, multipoles, response = soft_system(4)

@@ -1,5 +1,7 @@
 """Charges that move along edges: a polarization that needs no choice of periodic images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from mace_polmp.errors import InputError
 from mace_polmp.head import LongRangeOptions
 from mace_polmp.modules.born_charges import born_charges
+from mace_polmp.simulation.dynamics import MDSettings, run_md
 from tests.helpers import (
     evaluate,
     make_batch,
@@ -156,6 +159,21 @@ def test_stress_in_a_field_is_the_derivative_of_the_energy():
 
 
 @pytest.mark.parametrize("kind", ["triclinic", "slab"])
+def test_formal_charges_have_no_stress_in_a_field(kind):
+    """It would change where an ion is moved by a lattice vector."""
+    atoms = STRUCTURES[kind]()
+    atoms.calc = make_calculator(models=bond_model(IONS), external_field=FIELD)
+    atoms.get_potential_energy()
+    assert "stress" not in atoms.calc.results
+    with pytest.raises(InputError, match="depends on the periodic images of the ions"):
+        atoms.get_stress()
+    with pytest.raises(InputError, match="depends on the periodic images of the ions"):
+        run_md(rock_salt(), atoms.calc, MDSettings(ensemble="npt"), 1, Path("never made"))
+    atoms.calc.external_field = None
+    assert np.isfinite(atoms.get_stress()).all()
+
+
+@pytest.mark.parametrize("kind", ["triclinic", "slab"])
 def test_the_field_acts_on_the_dipole_and_the_polarizability(kind):
     """−∂E/∂F is the dipole; without the field the energy is the one that is there."""
     atoms = STRUCTURES[kind]()
@@ -185,6 +203,32 @@ def test_far_from_the_origin_in_single_precision():
     with pytest.raises(InputError, match="too far from the origin for an external_field"):
         calculator.external_field = FIELD
         calculator.get_forces(far)
+
+
+def test_formal_charges_keep_the_permittivity_that_they_were_divided_by():
+    options = LongRangeOptions(
+        charge_readout="bond", induced="none", formal_charges="Na:1,Cl:-1", epsilon_infinity=2.0
+    )
+    atoms = rock_salt()
+    jump = atoms.cell[1]
+    calculator = make_calculator(models=bond_model(options), epsilon_infinity=2.0)
+    here = calculator.get_property("dipole", atoms)
+    moved = atoms.copy()
+    moved.positions[0] += jump
+    change = calculator.get_property("dipole", moved) - here
+    sign = 1 if atoms.numbers[0] == 11 else -1
+    np.testing.assert_allclose(change, sign * jump, atol=1e-11)
+    with pytest.raises(InputError, match="epsilon_infinity 3: the model was trained with formal"):
+        make_calculator(models=bond_model(options), epsilon_infinity=3.0)
+
+
+def test_a_slab_whose_formal_charges_do_not_cancel_is_refused():
+    """The forces in a field would not be those of its Born charges."""
+    slab = wet_slab()
+    del slab[[number == 17 for number in slab.numbers]]
+    slab.calc = make_calculator(models=bond_model(IONS))
+    with pytest.raises(InputError, match="formal charges of the slab sum to 1 e"):
+        slab.get_forces()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,12 @@ CASES = {
         "fix move all npt temp 300 300 0.05 tri 0 0 0.3",
         options=LongRangeOptions(charge_readout="transfer"),
     ),
+    "bonds": Case(
+        lambda: _wrapped(rock_salt()),
+        options=LongRangeOptions(charge_readout="bond", induced="dipole"),
+        settings={"external_field": [0.05, -0.02, 0.03]},
+        kelvin=3000.0,
+    ),
     "small cell": Case(lambda: _wrapped(rock_salt()), options=CONSTRAINED, n_models=2),
     "slab": Case(_upright_slab, settings={"external_field": [0.0, 0.0, 0.02]}, steps=5),
     "molecules": Case(

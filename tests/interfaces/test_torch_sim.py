@@ -153,6 +153,21 @@ def test_single_precision_is_that_of_the_calculator(kind):
     assert_as_calculator(out, frames, single, rtol=1e-4, atol=3e-4)
 
 
+@pytest.mark.parametrize("formal", ["", "Na:1,Cl:-1"], ids=["no formal charges", "ions"])
+def test_dipoles_of_bond_charges_are_those_of_the_place_where_atoms_are(formal):
+    """Single precision evaluates them elsewhere; the tolerance is as above."""
+    options = LongRangeOptions(charge_readout="bond", induced="none", formal_charges=formal)
+    model = random_model(options)
+    model.multipole_readouts.transfer.rescale(20.0)
+    frames = [rock_salt(), rock_salt("triclinic")]
+    frames[0].positions += [100.0, -70.0, 0.0]
+    out = adapter(model, dtype=torch.float32)(state_of(frames, torch.float32))
+    exact = make_calculator(models=copy.deepcopy(model))
+    for number, atoms in enumerate(frames):
+        expected = exact.get_property("dipole", atoms)
+        np.testing.assert_allclose(out["dipole"][number].cpu(), expected, atol=1e-3)
+
+
 def test_the_order_of_systems_does_not_matter():
     frames = crystals()
     order = [3, 0, 5, 1, 4, 2]

@@ -162,6 +162,10 @@ def test_what_is_asked_for_is_inherited_or_refused():
     charges = random_model(LongRangeOptions(induced="charge"))
     with pytest.raises(InputError, match="--conserve_charge: .* without it"):
         inherit({"conserve_charge": True}, charges)
+    options = LongRangeOptions(charge_readout="bond", induced="none", formal_charges="Na:1,Cl:-1")
+    ions = random_model(options)
+    with pytest.raises(InputError, match="--epsilon_infinity 4.0: the foundation model has 1.0"):
+        inherit({"epsilon_infinity": 4.0}, ions)  # formal charges in the energy would be halved
 
 
 def test_a_backbone_that_was_not_carried_over_is_refused():

@@ -1,0 +1,60 @@
+"""With bond charges a structure has the charge of its atoms: what does not fit is refused."""
+
+import pytest
+from ase import Atoms
+
+from mace_polmp.errors import InputError
+from mace_polmp.modules import LongRangeOptions
+from mace_polmp.training.bonds import check_bonds
+from mace_polmp.training.options import TrainingOptions
+from tests.helpers import rock_salt, salty_water, wet_slab
+
+IONS = "Na:1,Cl:-1"
+WATER = "H:1,O:-2,Na:1,Cl:-1"
+
+
+def check(formal, *frames, foundation=(False, False), **training):
+    options = LongRangeOptions(charge_readout="bond", induced="none", formal_charges=formal)
+    elements = {int(z) for atoms in frames for z in atoms.numbers}
+    data = {"train.xyz": list(frames)}
+    check_bonds(options, TrainingOptions(**training), *foundation, data, elements)
+
+
+def charged(atoms, charge):
+    atoms.info["total_charge"] = charge
+    return atoms
+
+
+def slab_of_an_ion():
+    slab = wet_slab()
+    del slab[[number == 17 for number in slab.numbers]]
+    return slab
+
+
+def test_what_fits_passes():
+    neutral = [rock_salt(), salty_water(), wet_slab(), Atoms("Na", info={"charge": 1.0})]
+    for formal in ("", IONS):
+        check(formal, *neutral[:3])
+    check(WATER, *neutral)
+    hydronium, hydroxide = Atoms("H3O", [[0, 0, k] for k in range(4)]), Atoms("HO")
+    check(WATER, charged(hydronium, 1.0), charged(hydroxide, -1.0), *neutral)
+    # An open structure that says nothing has the charge of its atoms.
+    check("H:1,O:-2", Atoms("H3O", hydronium.positions))
+    check(IONS, rock_salt(), foundation=(True, True))
+    check("", rock_salt(), foundation=(True, False))
+
+
+@pytest.mark.parametrize(
+    ("formal", "frames", "more", "message"),
+    [
+        ("", [rock_salt], dict(total_charge_weight=1.0), "--total_charge_weight does not go with"),
+        (IONS, [rock_salt], dict(foundation=(True, False)), "a new head has to start small"),
+        (IONS + ",K:1", [rock_salt], {}, "no structure has K"),
+        ("Na:1,Cl:-2", [rock_salt], {}, "formal charges sum to -4 e, and it is a periodic one"),
+        (IONS, [rock_salt, slab_of_an_ion], {}, "frame 1: formal charges sum to 1 e, and it is a"),
+        ("", [lambda: charged(salty_water(), -1.0)], {}, "sum to 0 e, and the total charge 'total"),
+    ],
+)
+def test_refusals(formal, frames, more, message):
+    with pytest.raises(InputError, match=message):
+        check(formal, *(make() for make in frames), **more)
