@@ -25,6 +25,7 @@ from mace_polmp.calculators.checks import (
     has_formal_charges,
     in_single_precision,
     place_in_field,
+    scale_of_field,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
 from mace_polmp.calculators.outputs import (
@@ -241,6 +242,7 @@ class MultipoleMACECalculator(MACECalculator):
         if field.any():
             formal = has_formal_charges(self.models)
             undefined += check_field(atoms, field, asked, self.defines_polarization, formal)
+            self._say(scale_of_field(atoms, self.permittivity()))
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         self._move_dipole_back()
         electrical = (name for name in ELECTRICAL_OUTPUTS if name in self._outputs)

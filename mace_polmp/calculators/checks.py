@@ -174,6 +174,23 @@ def _normal(atoms: Atoms) -> Array:
     return normal / np.linalg.norm(normal)
 
 
+def scale_of_field(atoms: Atoms, permittivity: float) -> str | None:
+    """A sentence where a field acts on charges that are smaller than those in the results.
+
+    Args:
+        atoms: the structure.
+        permittivity: ε∞, by whose root dipoles and Born charges of periodic structures are
+            multiplied.
+    """
+    if not atoms.pbc.all() or permittivity == 1.0:
+        return None
+    return (
+        f"external_field: it acts on the latent charges, which are the physical ones divided by "
+        f"√ε∞ = {permittivity**0.5:.3g}: forces are Z*·F/√ε∞ with the Born charges Z* of the "
+        "results. For a physical field give √ε∞ times its value"
+    )
+
+
 def place_in_field(atoms: Atoms, excess: float) -> str | None:
     """A sentence where the place of a structure in a field matters, which it should not.
 

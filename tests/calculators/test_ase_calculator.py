@@ -490,3 +490,19 @@ def test_a_calculator_says_in_one_line_what_it_is(model_file):
     symbols = " ".join(chemical_symbols[z] for z in model.atomic_numbers.tolist())
     for part in (symbols, f"r_max {float(model.r_max):g} Å", "device="):
         assert part in line
+
+
+def test_a_field_on_screened_charges_says_its_scale(caplog):
+    """Results are physical, the field acts on latent charges: F = Z*·E/√ε∞."""
+    atoms, field = rock_salt(), np.array([0.0, 0.0, 0.05])
+    calculator = make_calculator(models=random_model(FULL), epsilon_infinity=4.0)
+    atoms.calc = calculator
+    born, zero = calculator.get_property("born_charges", atoms), atoms.get_forces()
+    forces = []
+    for sign in (-1, 1):
+        calculator.external_field = sign * field
+        forces.append(atoms.get_forces())
+    assert "√ε∞ = 2" in caplog.text
+    expected = np.einsum("a,nab->nb", field, born) / 2
+    np.testing.assert_allclose((forces[1] - forces[0]) / 2, expected, atol=1e-9)
+    assert np.abs(forces[1] - zero).max() > 1e-4
