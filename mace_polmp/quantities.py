@@ -108,6 +108,14 @@ LABELS = {
 }
 """All labels of structures by name."""
 
+SUGGESTED_WEIGHTS = {
+    "energy": 100.0,
+    "dipole": 500.0,
+    "polarizability": 500.0,
+    "born_charges": 50.0,
+}
+"""Beside upstream's weight of forces, 100. Upstream's of energies, 1, leaves them an offset."""
+
 QUANTITIES = {name: quantity for name, quantity in LABELS.items() if quantity.result}
 """Those that a model predicts and an evaluation compares."""
 

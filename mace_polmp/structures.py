@@ -34,7 +34,7 @@ LARGEST = 1e5
 _SEARCH = 2.0
 _FARTHEST = 1e7  # Å from the origin: beyond, coordinates lose digits in double precision, too
 # Where coordinates have fewer digits left than a model's rounding errors in single precision, Å.
-_BONDED = 1.15  # times the sum of covalent radii
+_BONDED = 1.3  # times the sum of covalent radii: bonds that are stretched by heat are bonds
 _FAR = 50.0
 TOTAL_CHARGE = "total_charge"
 """The default key of the total charge; upstream's calculator calls it charge."""

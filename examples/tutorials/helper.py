@@ -96,13 +96,9 @@ def run(command: str, show: str | None = None, until: str | None = None) -> str:
 
 def save(figure: Any, name: str) -> None:
     """Write a picture as name.png and name.svg, and close it."""
-    import matplotlib
-    import matplotlib.pyplot as plt
+    from mace_polmp.analysis import plots
 
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        figure.savefig(f"{name}.png", dpi=150)
-        figure.savefig(f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
+    plots.save(figure, Path(f"{name}.png"))
     print(f"[{name}.png, {name}.svg]")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
-from mace_polmp.quantities import LABELS, boundary
+from mace_polmp.quantities import LABELS, SUGGESTED_WEIGHTS, boundary
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 _CLOSE = 0.5  # Å; closer atoms are hardly meant
 _NET_FORCE = 0.1  # eV/Å
 # Force components beyond these are rarely in eV/Å.
-_SMALL_FORCE, _LARGE_FORCE = 0.01, 20.0
-# Of electrical labels, next to the default weights of energies and forces.
-_WEIGHTS = {"dipole": 100.0, "polarizability": 100.0, "born_charges": 10.0}
-_HARTREE_PER_BOHR, _KCAL_PER_MOL = 51.422, 23.061
+_SMALL_FORCE, _LARGE_FORCE = 0.05, 20.0
+_HARTREE, _HARTREE_PER_BOHR, _KCAL_PER_MOL = 27.2114, 51.422, 23.061
 _LOOKED_AT = 50  # structures, for their molecules
 _VACUUM = 6.0  # Å; a wider gap in a periodic structure is hardly meant to be filled
 _LARGE_ENERGY = 1e5  # eV; single precision has steps of 0.01 eV there
@@ -264,12 +262,13 @@ def _forces(frames: list[Atoms], labels: dict[int, Any], report: Report) -> None
     if rms < _SMALL_FORCE:
         report.notes.append(
             "forces are small for eV/Å: in Hartree/bohr they would be "
-            f"{rms * _HARTREE_PER_BOHR:.2f} eV/Å (RMS). Relaxed structures look so too"
+            f"{rms * _HARTREE_PER_BOHR:.2f} eV/Å (RMS); multiply by {_HARTREE_PER_BOHR} then, and "
+            f"energies by {_HARTREE}. Relaxed structures look so too"
         )
     if rms > _LARGE_FORCE:
         report.notes.append(
             f"forces are large for eV/Å: in kcal/mol/Å they would be {rms / _KCAL_PER_MOL:.2f} "
-            "eV/Å (RMS)"
+            f"eV/Å (RMS); multiply forces and energies by {1 / _KCAL_PER_MOL:.5f} then"
         )
     net = [n for n, f in good.items() if np.abs(f.sum(0)).max() > _NET_FORCE]
     if net:
@@ -339,12 +338,17 @@ def _for_charges(frames: list[Atoms]) -> str:
 
     The constraint spreads what is lacking over a whole structure, over far molecules as well.
     """
+    if _are_single(frames):
+        return "--constrain_charge softness"
+    return "--total_charge_weight 100 --induced dipole"
+
+
+def _are_single(frames: list[Atoms]) -> bool:
+    """Whether each structure is one molecule."""
     from mace_polmp.structures import molecules
 
     some = frames[:: max(1, len(frames) // _LOOKED_AT)]
-    if all(molecules(atoms).max() == 0 for atoms in some):
-        return "--constrain_charge softness"
-    return "--total_charge_weight 100 --induced dipole"
+    return all(molecules(atoms).max() == 0 for atoms in some)
 
 
 def _flags(
@@ -371,9 +375,9 @@ def _flags(
     flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
     if charges - {0.0}:
         flags.append(_for_charges(frames))
-    elif all(not atoms.pbc.any() for atoms in frames):
-        flags.append("--conserve_charge")
-    for name, weight in _WEIGHTS.items():
+    elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
+        flags.append("--constrain_charge softness")
+    for name, weight in SUGGESTED_WEIGHTS.items():
         if counts[name]:
             flags.append(f"--{name}_weight {weight:g}")
             if keys[name] != LABELS[name].key:

@@ -16,7 +16,7 @@ from mace_polmp.cli.label_files import ORIGIN, WEIGHED, claimed, journal_of, wri
 from mace_polmp.errors import InputError
 from mace_polmp.extended_xyz import ENDINGS
 from mace_polmp.interfaces import LABEL_METHODS, LABEL_QUANTITIES
-from mace_polmp.quantities import LABELS, find, is_finite_number
+from mace_polmp.quantities import LABELS, SUGGESTED_WEIGHTS, find, is_finite_number
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -347,7 +347,8 @@ def _print_done(
         print(f"  note: {_SMALL_BASIS}")
     print(f"{args.output}: written")
     if new and set(args.quantities) & set(WEIGHED):
-        flags = [f"--{name}_weight 1" for name in WEIGHED if name in args.quantities]
+        asked = ["energy", *(name for name in WEIGHED if name in args.quantities)]
+        flags = [f"--{name}_weight {SUGGESTED_WEIGHTS[name]:g}" for name in asked]
         keys = [
             f"--{name}_key {getattr(args, f'{name}_key')}"
             for name in WEIGHED

@@ -4,8 +4,9 @@ import csv
 
 import numpy as np
 import pytest
-from ase.io import read
+from ase.io import read, write
 
+from mace_polmp.cli import quickstart
 from mace_polmp.cli.main import main
 from mace_polmp.cli.quickstart import data_file
 
@@ -37,7 +38,11 @@ def test_reference_curves_end_as_point_charges():
         assert atoms.info["REF_interaction"] == pytest.approx(coulomb, abs=0.06)
 
 
-def test_quickstart_end_to_end(tmp_path, capsys):
+def test_quickstart_end_to_end(tmp_path, capsys, monkeypatch):
+    """On a part of the data."""
+    for name, every in (("train", 10), ("valid", 8), ("far", 8), ("curves", 3)):
+        write(tmp_path / f"{name}.xyz", read(data_file(name), f"::{every}"))
+    monkeypatch.setattr(quickstart, "data_file", lambda name: tmp_path / f"{name}.xyz")
     arguments = ["quickstart", f"--output={tmp_path}", "--epochs=1", "--md_steps=10"]
     main(arguments)
     printed = capsys.readouterr().out
@@ -45,7 +50,7 @@ def test_quickstart_end_to_end(tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "errors.csv").open()))
     assert len(rows) == 6 and all(float(row["multipole"]) > 0 for row in rows)
     curves = list(csv.DictReader((tmp_path / "curves.csv").open()))
-    assert len(curves) == 99
+    assert len(curves) == 33
     # Beyond the cutoff a short-range model sees two separate fragments.
     flat = [float(row["short_range"]) for row in curves if float(row["gap_A"]) > 4.0]
     assert np.abs(flat).max() < 1e-3

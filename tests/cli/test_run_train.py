@@ -71,7 +71,7 @@ def test_flags_from_yaml_reach_the_model_and_the_log(tmp_path):
     head = sum(p.numel() for p in model.multipole_readouts.parameters())
     assert f"Long-range head: {head} parameters" in log
     for element in ("H", "O"):
-        row = rf"\|\s+{element}\s+\|\s+\d+\s+\|" + r"\s+-?\d+\.\d+ \+- \d+\.\d+\s+\|" * 3
+        row = rf"\|\s+{element}\s+\|\s+\d+\s+\|" + r"\s+-?\d+\.\d+ ± \d+\.\d+\s+\|" * 3
         assert re.search(row, log), element
 
 
