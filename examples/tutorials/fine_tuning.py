@@ -126,8 +126,9 @@ save(figure, "fine_tuning_dipoles")
 # %% [markdown]
 # ## What to expect of a real run
 #
-# This run is tiny: molecules of one kind, a foundation model of eight channels. It shows how the
-# steps follow each other, not how good the result will be. Measured figures
+# This run is tiny: molecules of one kind, a foundation model of eight channels, few epochs. It
+# shows how the steps follow each other, not how good the result will be: forces do not get better
+# than those of the foundation model here, and need more epochs. Measured figures
 # (`scripts/benchmarks/RESULTS.md`, on the page of [accuracy](../benchmarks/accuracy.md)): a
 # published MACE of zwitterionic dipeptides, fine-tuned on 77 frames of other peptides for 40
 # epochs, and tested on molecules that were not trained on:

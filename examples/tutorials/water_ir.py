@@ -159,7 +159,7 @@ save(figure, "water_ir_spectrum")
 # | model | a clusters' model, tuned | trained from the start on all of them |
 # | run | 1.2 ps of 8 molecules | 50 ps and more of 64, several seeds |
 # | resolution | 60 cm⁻¹ | 10 to 20 cm⁻¹ |
-# | charges | from clusters' dipoles | checked against Born charges of some frames |
+# | charges | from energies and forces | checked against Born charges of some frames |
 #
 # ## Further
 #

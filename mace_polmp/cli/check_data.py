@@ -340,7 +340,7 @@ def _for_charges(frames: list[Atoms]) -> str:
     """
     if _are_single(frames):
         return "--constrain_charge softness"
-    return "--total_charge_weight 100 --induced dipole"
+    return f"--total_charge_weight {SUGGESTED_WEIGHTS['total_charge']:g} --induced dipole"
 
 
 def _are_single(frames: list[Atoms]) -> bool:
@@ -362,6 +362,7 @@ def _flags(
     """A training command for the file."""
     flags = ["mace_run_train --name NAME --model MultipoleMACE", f"--train_file {path}"]
     flags.append("--valid_fraction 0.1 --r_max 4.5 --num_channels 64 --max_L 1 --ema")
+    flags.append("--max_num_epochs 200")
     if {int(z) for atoms in frames for z in atoms.numbers} - isolated:
         flags.append("--E0s average")
     for name in ("energy", "forces", "stress"):
@@ -377,9 +378,9 @@ def _flags(
         flags.append(_for_charges(frames))
     elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
         flags.append("--constrain_charge softness")
-    for name, weight in SUGGESTED_WEIGHTS.items():
+    for name in ("energy", "forces", "dipole", "polarizability", "born_charges"):
         if counts[name]:
-            flags.append(f"--{name}_weight {weight:g}")
-            if keys[name] != LABELS[name].key:
+            flags.append(f"--{name}_weight {SUGGESTED_WEIGHTS[name]:g}")
+            if name not in ("energy", "forces") and keys[name] != LABELS[name].key:
                 flags.append(f"--{name}_key {keys[name]}")
     return flags

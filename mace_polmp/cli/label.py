@@ -347,7 +347,7 @@ def _print_done(
         print(f"  note: {_SMALL_BASIS}")
     print(f"{args.output}: written")
     if new and set(args.quantities) & set(WEIGHED):
-        asked = ["energy", *(name for name in WEIGHED if name in args.quantities)]
+        asked = ["energy", "forces", *(name for name in WEIGHED if name in args.quantities)]
         flags = [f"--{name}_weight {SUGGESTED_WEIGHTS[name]:g}" for name in asked]
         keys = [
             f"--{name}_key {getattr(args, f'{name}_key')}"

@@ -18,6 +18,7 @@ from mace_polmp.cli import (
     spectrum,
 )
 from mace_polmp.cli.common import run_command
+from mace_polmp.cli.mistakes import parsed
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of mace_polmp."""
-    args = build_parser().parse_args(argv)
+    args = parsed(build_parser(), argv)
     run_command(f"mace_polmp {args.command}", lambda: args.run(args))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mace_polmp.quiet  # noqa: F401  before mace
 from mace_polmp.cli.common import run_command
+from mace_polmp.cli.mistakes import parsed
 from mace_polmp.errors import InputError
 from mace_polmp.head.options import LongRangeOptions
 
@@ -220,7 +221,7 @@ def _run_upstream(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of mace_run_train and mace_polmp_run_train."""
-    run_command("mace_run_train", lambda: run(build_parser().parse_args(argv)))
+    run_command("mace_run_train", lambda: run(parsed(build_parser(), argv)))
 
 
 if __name__ == "__main__":

@@ -151,7 +151,9 @@ def test_born_charges_are_nine_columns(tmp_path, capsys):
     frames = [molecule("H2O"), molecule("CH3OH")]
     more = ("--quantities", "dipole", "born_charges", "--weight", "0.5")
     text, plain = label(capsys, tmp_path, frames, *more)
-    assert "--energy_weight 100 --dipole_weight 500 --born_charges_weight 50" in text
+    assert (
+        "--energy_weight 40 --forces_weight 1 --dipole_weight 100 --born_charges_weight 10" in text
+    )
     _, scaled = label(capsys, tmp_path, frames, *more, "--scale", "0.9")
     for one, other in zip(plain, scaled, strict=True):
         born = one.arrays["REF_born_charges"]
