@@ -204,7 +204,8 @@ def place_in_field(atoms: Atoms, excess: float) -> str | None:
     return (
         f"external_field: the latent charges sum to {excess:.2g} e more than the total charge, "
         f"{distance:.0f} Å from the origin; energy and forces in the field depend on this place: "
-        "put the structure at the origin, or train with --constrain_charge"
+        "put the structure at the origin, or train with --constrain_charge (bond charges: with "
+        "--formal_charges)"
     )
 
 
