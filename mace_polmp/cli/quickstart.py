@@ -133,6 +133,7 @@ def _train_both(out: Path, epochs: int, seed: int) -> None:
                 "-m",
                 "mace_polmp.cli.run_train",
                 "--ema",
+                "--no_amsgrad",  # which would keep the steps as small as the first gradients ask
                 "--restart_latest",
             ]
             command += [f"--{key}={value}" for key, value in settings.items()]
