@@ -19,7 +19,6 @@ from mace_polmp.calculators.checks import (
     check_neutral,
     check_options,
     check_permittivity,
-    dtype_name,
     expand,
     field_vector,
     has_formal_charges,
@@ -44,6 +43,7 @@ from mace_polmp.modules.compiled import compiled_copy
 from mace_polmp.modules.heads import check_head
 from mace_polmp.modules.io import check_device, load_model
 from mace_polmp.modules.model import ELECTRICAL_OUTPUTS
+from mace_polmp.modules.summary import dtype_name
 from mace_polmp.structures import (
     check_boundary,
     check_structure,

@@ -47,11 +47,6 @@ def check_options(options: dict[str, Any], default_dtype: str) -> None:
         raise InputError(f"default_dtype must be float32 or float64, got {default_dtype!r}")
 
 
-def dtype_name(model: torch.nn.Module) -> str:
-    """The precision of a model's weights, such as "float64"."""
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
-
-
 def check_committee(models: Sequence[MultipoleMACE]) -> None:
     """Refuse models whose results cannot be averaged.
 

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.modules.heads import check_head
     from mace_polmp.modules.io import check_device, check_format, load_any
     from mace_polmp.modules.model import MultipoleMACE
+    from mace_polmp.modules.summary import dtype_name
     from mace_polmp.reading import model_file, read_structures
     from mace_polmp.upstream import evaluation
 
@@ -59,8 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if target.is_dir():
         raise InputError(f"--output {target}: is a folder; give the name of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    own_dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    if not multipoles and own_dtype == args.default_dtype:
+    if not multipoles and dtype_name(model) == args.default_dtype:
         evaluation.evaluate_unchanged(args)
         return
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mace_eval_") as folder:

@@ -79,24 +79,20 @@ def describe(model: Any) -> list[tuple[str, str]]:
     """Name and value of what is worth knowing of a MACE model."""
     from dataclasses import fields
 
-    from ase.data import chemical_symbols
-
     from mace_polmp.modules import LongRangeOptions, MultipoleMACE
+    from mace_polmp.modules.summary import dtype_name, elements_of, layers_of
 
-    numbers = [int(z) for z in model.atomic_numbers]
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     total = sum(p.numel() for p in model.parameters())
-    features = " | ".join(str(product.linear.irreps_out) for product in model.products)
     rows = [
         ("kind", type(model).__name__),
-        ("elements", " ".join(chemical_symbols[z] for z in numbers)),
+        ("elements", elements_of(model)),
         ("r_max", f"{float(model.r_max):g} Å"),
         ("layers", str(len(model.interactions))),
-        ("features by layer", features),
+        ("features by layer", layers_of(model)),
         ("interaction", type(model.interactions[-1]).__name__),
         ("heads", ", ".join(getattr(model, "heads", ["Default"]))),
         ("parameters", str(total)),
-        ("dtype", dtype),
+        ("dtype", dtype_name(model)),
     ]
     if isinstance(model, MultipoleMACE):
         head = sum(p.numel() for p in model.multipole_readouts.parameters())

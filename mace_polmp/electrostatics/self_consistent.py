@@ -181,7 +181,8 @@ def respond(
     drive = driven(equations, rhs, positions, known.cell, softness, polarizability, found)
     given = {name: value for name, value in values.items() if value is not None}
     energy = _energy(_Functional(equations, tuple(given)), drive, tuple(given.values()))
-    energy = energy + (0.0 if own is None else own)
+    if own is not None:
+        energy = energy + own
     induced = couplings.induced(softness, polarizability, drive)
     by_charge = couplings.sums.own(-0.5 * rhs[:, 0] * induced[:, 0])
     return ElectrostaticsResult(

@@ -157,7 +157,7 @@ class MultipoleReadouts(torch.nn.Module):
     @property
     def has_bonds(self) -> bool:
         """Whether charges are formal ones and what moves along edges."""
-        return self.options.charge_readout == BOND
+        return self.options.defines_polarization
 
     def _formal_charges(self) -> Tensor:
         """Of the elements, [n_elements], e, as they are in the energy."""
@@ -295,13 +295,7 @@ class MultipoleReadouts(torch.nn.Module):
         if self.lift is not None:
             assert edges is not None
             lifted = self.lift(scalars, edges)
-        n_out = len(self.scalar_names)
-        network = self.network(scalars)
-        sizes = [n_out] + [CHANNELS] * sum(self._tensor_outputs.values())
-        values, *gates = network.split(sizes, dim=1)
-        values = values + self.linear(scalars) + node_attrs @ self.element_bias
-        columns = dict(zip(self.scalar_names, values.unbind(1), strict=True))
-
+        columns, gates = self._columns(scalars, node_attrs)
         tensors: dict[int, list[Tensor]] = {}
         for degree, n_tensors in self._tensor_outputs.items():
             features = lifted[degree] if degree in lifted else self._gather(node_feats, degree)
@@ -332,13 +326,20 @@ class MultipoleReadouts(torch.nn.Module):
         """
         assert self.transfer is not None
         scalars = self._gather(node_feats, 0).squeeze(-1)
-        index = self.scalar_names.index("charge")
-        drive = self.network(scalars)[:, index] + self.linear(scalars)[:, index]
-        drive = drive + node_attrs @ self.element_bias[:, index]
+        drive = self._columns(scalars, node_attrs)[0]["charge"]
         pairs = self.transfer.pairs(scalars, node_attrs, drive)
         along = self.orientation * self.transfer.along_edges(pairs, edges)
         formal = (node_attrs @ self.formal)[:, None] * positions
         return formal + moments_of_bonds(along, edges, len(positions))
+
+    def _columns(
+        self, scalars: Tensor, node_attrs: Tensor
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Scalar outputs by name, [n_atoms] each, and the gates of the tensors."""
+        sizes = [len(self.scalar_names)] + [CHANNELS] * sum(self._tensor_outputs.values())
+        values, *gates = self.network(scalars).split(sizes, dim=1)
+        values = values + self.linear(scalars) + node_attrs @ self.element_bias
+        return dict(zip(self.scalar_names, values.unbind(1), strict=True)), gates
 
     def _multipoles(self, charge: Tensor, tensors: dict[int, list[Tensor]]) -> Multipoles:
         lmax, sign = self.options.multipole_lmax, self.orientation

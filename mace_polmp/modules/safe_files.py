@@ -30,6 +30,7 @@ from mace_polmp.head.options import LongRangeOptions
 from mace_polmp.modules.backbone import double_e0s
 from mace_polmp.modules.model import FORMAT_VERSION, MultipoleMACE
 from mace_polmp.modules.record import TrainingRecord
+from mace_polmp.modules.summary import dtype_name
 from mace_polmp.reading import existing_file
 
 SUFFIX = ".safetensors"
@@ -238,9 +239,8 @@ def describe(model: MultipoleMACE) -> Config:
             value = value.item()
         backbone_config[name] = value
     backbone_config["atomic_energies"] = double_e0s(model).tolist()
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return {
-        "dtype": dtype,
+        "dtype": dtype_name(model),
         "backbone": backbone_config,
         "long_range": asdict(model.long_range_options),
         "trained_on": model.trained_on.describe(),

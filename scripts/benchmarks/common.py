@@ -72,6 +72,12 @@ class System:
     multipoles: Multipoles
     response: ResponseCoefficients
 
+    def leaves(self, response: ResponseCoefficients | None = None) -> list[Tensor]:
+        """Positions, multipoles and coefficients with derivatives, the latter others if given."""
+        known = (self.multipoles, self.response if response is None else response)
+        values = [self.positions, *(value for part in known for value in vars(part).values())]
+        return [value.detach().clone().requires_grad_(True) for value in values]
+
 
 def random_system(
     n_structures: int,

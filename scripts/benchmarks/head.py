@@ -43,14 +43,7 @@ LARGEST_DIRECT = 8784
 def head_step(system: System, solver: str, training: bool) -> Callable[[], Any]:
     """Energy and forces, or the gradient of a loss on them, with respect to everything."""
     engine = Electrostatics(solver=solver)
-    leaves = [
-        x.detach().clone().requires_grad_(True)
-        for x in (
-            system.positions,
-            *vars(system.multipoles).values(),
-            *vars(system.response).values(),
-        )
-    ]
+    leaves = system.leaves()
 
     def step() -> Any:
         positions, charge, dipole, quadrupole, softness, polarizability = leaves

@@ -50,10 +50,7 @@ def head_steps(
     system = random_system(*CASES[case], dtype=dtype, device=device)
     engine = Electrostatics(taper=0.1)
     coefficients = bounded(system.response, engine.smearing)
-    leaves = [
-        x.detach().clone().requires_grad_(True)
-        for x in (system.positions, *vars(system.multipoles).values(), *vars(coefficients).values())
-    ]
+    leaves = system.leaves(coefficients)
     counts = [len(system.positions) // len(system.cell)] * len(system.cell)
     plan = engine.plan(system.cell.cpu(), system.pbc.cpu(), counts, device=device, dtype=dtype)
 

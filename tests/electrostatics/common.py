@@ -1,4 +1,7 @@
-"""Random charges, dipoles and quadrupoles in random places."""
+"""Random charges, dipoles and quadrupoles in random places, and the golden cases."""
+
+import math
+from dataclasses import dataclass
 
 import torch
 
@@ -81,3 +84,46 @@ def check_second_derivatives(system, cell, engine=None, fast=False, **options):
     again = dict(nondet_tol=rounding(), fast_mode=fast)
     assert torch.autograd.gradcheck(energy, inputs, atol=1e-6, rtol=1e-5, **again)
     assert torch.autograd.gradgradcheck(energy, inputs, atol=1e-5, rtol=1e-4, **again)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What the engine gives of a golden case, and what it is differentiated by.
+
+    Attributes:
+        out: the engine's result.
+        positions, strain: [n_atoms, 3] Å and [3, 3], with derivatives.
+        volume: Å³; None for an open structure.
+    """
+
+    out: object
+    positions: torch.Tensor
+    strain: torch.Tensor
+    volume: torch.Tensor | None
+
+    def stress(self, virial):
+        """Of a derivative by the strain, eV/Å³."""
+        return 0.5 * (virial + virial.T) / self.volume
+
+
+def golden(case, dtype, **more):
+    """A case of the golden numbers as the engine sees it; more goes to the engine."""
+
+    def read(key):
+        return torch.tensor(case[key], dtype=dtype)
+
+    periodic = case["cell"] is not None
+    positions = read("positions").requires_grad_(True)
+    cell = read("cell")[None] if periodic else torch.zeros(1, 3, 3, dtype=dtype)
+    strain = torch.zeros(3, 3, dtype=dtype, requires_grad=True)
+    engine = Electrostatics(case["sigma"], 2 * math.pi / case["k_cutoff"])
+    out = there(engine)(
+        positions + positions @ strain,
+        cell + cell @ strain,
+        torch.tensor([[periodic] * 3]),
+        torch.zeros(len(positions), dtype=torch.int64),
+        Multipoles(read("q"), read("mu"), read("Q")),
+        ResponseCoefficients(read("kappa"), read("alpha")),
+        **more,
+    )
+    return Golden(out, positions, strain, cell[0].det().abs() if periodic else None)

@@ -1,14 +1,12 @@
 """Golden numbers: made in float64 by nested automatic differentiation of the scalar kernel."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
-from tests.devices import there
+from tests.electrostatics.common import golden
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -17,22 +15,8 @@ CASES = {case["name"]: case for case in GOLDEN["cases"]}
 
 
 def evaluate(case, dtype):
-    def read(key):
-        return torch.tensor(case[key], dtype=dtype)
-
-    periodic = case["cell"] is not None
-    positions = read("positions").requires_grad_(True)
-    cell = read("cell")[None] if periodic else torch.zeros(1, 3, 3, dtype=dtype)
-    strain = torch.zeros(3, 3, dtype=dtype, requires_grad=True)
-    engine = Electrostatics(case["sigma"], 2 * math.pi / case["k_cutoff"])
-    out = there(engine)(
-        positions + positions @ strain,
-        cell + cell @ strain,
-        torch.tensor([[periodic] * 3]),
-        torch.zeros(len(positions), dtype=torch.int64),
-        Multipoles(read("q"), read("mu"), read("Q")),
-        ResponseCoefficients(read("kappa"), read("alpha")),
-    )
+    seen = golden(case, dtype)
+    out, where = seen.out, [seen.positions, seen.strain]
     results = {
         "energy": out.energy[0],
         "energy_permanent": out.energy_permanent[0],
@@ -44,10 +28,10 @@ def evaluate(case, dtype):
         "delta_mu": out.induced_dipole,
     }
     for suffix, energy in (("", out.energy), ("_permanent", out.energy_permanent)):
-        gradient, virial = torch.autograd.grad(energy.sum(), [positions, strain], retain_graph=True)
+        gradient, virial = torch.autograd.grad(energy.sum(), where, retain_graph=True)
         results["forces" + suffix] = -gradient
-        if periodic:
-            results["stress" + suffix] = 0.5 * (virial + virial.T) / cell.det().abs()
+        if seen.volume is not None:
+            results["stress" + suffix] = seen.stress(virial)
     return {key: value.detach() for key, value in results.items()}
 
 

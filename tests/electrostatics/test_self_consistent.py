@@ -1,7 +1,6 @@
 """The self-consistent response: golden numbers, exact derivatives, limits that are known."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.electrostatics.common import (
     cast,
     check_second_derivatives,
     evaluate,
+    golden,
     random_system,
 )
 
@@ -42,27 +42,11 @@ def soft_system(n, seed=0, size=5.0, isotropic=False):
 
 
 def golden_results(case, dtype):
-    def read(key):
-        return torch.tensor(case[key], dtype=dtype)
-
-    periodic = case["cell"] is not None
-    positions = read("positions").requires_grad_(True)
-    cell = read("cell")[None] if periodic else torch.zeros(1, 3, 3, dtype=dtype)
-    strain = torch.zeros(3, 3, dtype=dtype, requires_grad=True)
-    field = read("field")[None].requires_grad_(True)
-    engine = Electrostatics(case["sigma"], 2 * math.pi / case["k_cutoff"])
-    out = there(engine)(
-        positions + positions @ strain,
-        cell + cell @ strain,
-        torch.tensor([[periodic] * 3]),
-        torch.zeros(len(positions), dtype=torch.int64),
-        Multipoles(read("q"), read("mu"), read("Q")),
-        ResponseCoefficients(read("kappa"), read("alpha")),
-        external_field=field,
-        conserve_charge=case["conserve_charge"],
-        self_consistent=True,
-    )
-    gradient, virial, by_field = torch.autograd.grad(out.energy.sum(), [positions, strain, field])
+    field = torch.tensor(case["field"], dtype=dtype)[None].requires_grad_(True)
+    conserve = case["conserve_charge"]
+    seen = golden(case, dtype, external_field=field, conserve_charge=conserve, self_consistent=True)
+    out, where = seen.out, [seen.positions, seen.strain, field]
+    gradient, virial, by_field = torch.autograd.grad(out.energy.sum(), where)
     found = {
         "energy": out.energy[0],
         "energy_permanent": out.energy_permanent[0],
@@ -72,8 +56,8 @@ def golden_results(case, dtype):
         "forces": -gradient,
         "dipole_derivative": -by_field[0],
     }
-    if periodic:
-        found["stress"] = 0.5 * (virial + virial.T) / cell[0].det().abs()
+    if seen.volume is not None:
+        found["stress"] = seen.stress(virial)
     return {key: value.detach() for key, value in found.items()}
 
 

@@ -98,19 +98,16 @@ def test_periodic_born_charges_do_not_depend_on_the_supercell(options):
             np.testing.assert_allclose(eight, np.tile(one, (8, 1, 1)), atol=1e-8)
 
 
-def charge_wave(model, atoms, atom, axis, direction, n, step=1e-4):
-    """The first moment along a wave of the charges that a wave of displacements makes.
+def waves(model, atoms, atom, axis, direction, n, names, step=1e-4):
+    """q, e^{−iq·(r − r_atom)}, and changes of outputs per displacement of one atom of n cells.
 
-    One atom of n cells in a row is displaced by a cosine and a sine wave q. The charges that
-    follow, −κφ included, are summed with e^{−iq·(r_j − r_i)}; what the macroscopic field does,
-    the term k = q of the Coulomb sum, is taken off.
+    The atom is displaced by a cosine and a sine wave q along a row of n cells.
     """
     repeats = [1, 1, 1]
     repeats[direction] = n
     row, size = atoms.repeat(repeats), len(atoms)
     q = 2 * np.pi * atoms.cell.reciprocal()[direction] / n
     along = (row.positions[::size] - row.positions[0]) @ q
-    names = ("charges", "induced_charges", "atomic_dipoles", "induced_dipoles")
     changes = []
     for wave in (np.cos(along), np.sin(along)):
         outputs = []
@@ -118,12 +115,24 @@ def charge_wave(model, atoms, atom, axis, direction, n, step=1e-4):
             moved = row.copy()
             moved.positions[atom::size, axis] += sign * step * wave
             out = evaluate(model, moved, compute_force=False)
-            outputs.append([out[key].detach().numpy() for key in (*names, "atomic_quadrupoles")])
+            outputs.append([out[key].detach().numpy() for key in names])
         changes.append([(b - a) / (2 * step) for a, b in zip(*outputs, strict=True)])
-    charge, induced, dipole, response, quadrupole = (
-        c + 1j * s for c, s in zip(*changes, strict=True)
-    )
     phase = np.exp(-1j * (row.positions - atoms.positions[atom]) @ q)
+    return q, phase, [c + 1j * s for c, s in zip(*changes, strict=True)]
+
+
+def charge_wave(model, atoms, atom, axis, direction, n):
+    """The first moment along a wave of the charges that a wave of displacements makes.
+
+    One atom of n cells in a row is displaced by a cosine and a sine wave q. The charges that
+    follow, −κφ included, are summed with e^{−iq·(r_j − r_i)}; what the macroscopic field does,
+    the term k = q of the Coulomb sum, is taken off.
+    """
+    names = ("charges", "induced_charges", "atomic_dipoles", "induced_dipoles")
+    q, phase, changed = waves(
+        model, atoms, atom, axis, direction, n, (*names, "atomic_quadrupoles")
+    )
+    charge, induced, dipole, response, quadrupole = changed
     out = evaluate(model, atoms)
     kappa = out["softness"].detach().sum().item()
     own = [(out[a] - out[b])[atom].detach().numpy() for a, b in (names[:2], names[2:])]
@@ -169,29 +178,14 @@ def test_induced_charges_follow_the_long_wavelength_limit(conserve):
 SELF_CONSISTENT = dict(response="self_consistent", kspace_spacing=1.1)
 
 
-def self_consistent_wave(model, atoms, atom, axis, direction, n, step=1e-4):
+def self_consistent_wave(model, atoms, atom, axis, direction, n):
     """What charge_wave gives, of all multipoles, with a self-consistent response.
 
     The macroscopic field, v ρ of the charge density ρ of the wave, moves charges itself: all that a
     uniform potential induces, W. Without it ρ would be ρ + W v ρ.
     """
-    repeats = [1, 1, 1]
-    repeats[direction] = n
-    row, size = atoms.repeat(repeats), len(atoms)
-    q = 2 * np.pi * atoms.cell.reciprocal()[direction] / n
-    along = (row.positions[::size] - row.positions[0]) @ q
     names = ("charges", "atomic_dipoles", "atomic_quadrupoles")
-    changes = []
-    for wave in (np.cos(along), np.sin(along)):
-        outputs = []
-        for sign in (-1, 1):
-            moved = row.copy()
-            moved.positions[atom::size, axis] += sign * step * wave
-            out = evaluate(model, moved, compute_force=False)
-            outputs.append([out[key].detach().numpy() for key in names])
-        changes.append([(b - a) / (2 * step) for a, b in zip(*outputs, strict=True)])
-    changed = [c + 1j * s for c, s in zip(*changes, strict=True)]
-    phase = np.exp(-1j * (row.positions - atoms.positions[atom]) @ q)
+    q, phase, changed = waves(model, atoms, atom, axis, direction, n, names)
     out = evaluate(model, atoms)
     own = [out[key].detach().numpy()[atom] for key in names]
 
