@@ -119,7 +119,7 @@ LABELS = {
         (3, 3),
         False,
         POLARIZABILITY,
-        trained=(OPEN,),
+        trained=(OPEN, PERIODIC),
     ),
     "born_charges": Quantity(
         "REF_born_charges",
@@ -134,6 +134,9 @@ LABELS = {
     "total_charge": Quantity("total_charge", "", (), False, CHARGE),
 }
 """All labels of structures by name."""
+
+EPSILON_KEY = "REF_epsilon_infinity"
+"""ε∞ of a periodic structure, a number or [3, 3]: another way to give its polarizability."""
 
 SUGGESTED_WEIGHTS = {
     "energy": 40.0,

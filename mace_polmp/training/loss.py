@@ -25,6 +25,10 @@ _IGNORED: dict[type, dict[str, tuple[str, ...]]] = {
 }
 
 
+# What a model gives to be compared with a label, where its own output is another.
+_PHYSICAL = {"polarizability": "cell_polarizability"}
+
+
 class ElectricalLoss(torch.nn.Module):
     """Upstream's loss plus weighted squared errors of dipoles, polarizabilities and charges.
 
@@ -114,7 +118,8 @@ def label_pair(ref: Batch, pred: TensorDict, name: str) -> tuple[Tensor, Tensor,
     if name == "total_charge":
         predicted = pred["charges"].new_zeros(n_structures).index_add(0, ref.batch, pred["charges"])
         return ref["total_charge"].view(-1, 1), predicted[:, None], weight
-    predicted = pred[name]
+    physical = pred.get(_PHYSICAL.get(name, name))
+    predicted = pred[name] if physical is None else physical
     reference = ref[name].view(predicted.shape)
     if name == "polarization":
         reference = on_nearest_branch(reference, predicted, lattices_of(ref))
