@@ -254,7 +254,8 @@ def with_labels(atoms: Atoms, keys: dict[str, str]) -> Atoms:
         if not LABELS[name].per_atom:
             out.info[key] = label if label.ndim else float(label)
         else:
-            out.arrays[key] = label.reshape(len(atoms), -1)
+            is_column = LABELS[name].shape == ()
+            out.arrays[key] = label if is_column else label.reshape(len(atoms), -1)
     return out
 
 

@@ -131,6 +131,7 @@ LABELS = {
         trained=(OPEN, PERIODIC),
         bonds=(SLAB,),
     ),
+    "charges": Quantity("REF_charges", "charges", (), True, CHARGE),
     "total_charge": Quantity("total_charge", "", (), False, CHARGE),
 }
 """All labels of structures by name."""
@@ -146,6 +147,7 @@ SUGGESTED_WEIGHTS = {
     "polarization": 100.0,
     "polarizability": 100.0,
     "born_charges": 10.0,
+    "charges": 10.0,
 }
 """In the loss, weights that go together; with upstream's 1 and 100 energies keep an offset."""
 

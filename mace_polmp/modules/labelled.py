@@ -51,13 +51,16 @@ def labelled_outputs(model: MultipoleMACE, graph: Graph, out: HeadOutput) -> dic
 
     Returns:
         polarization [n_structures, 3], e Å, of the whole cells where their labels are in use, and
-        cell_polarizability [n_structures, 3, 3], e² Å²/eV, where the model is asked for it.
+        cell_polarizability [n_structures, 3, 3], e² Å²/eV, and physical_charges [n_atoms], e, where
+        the model is asked for them.
     """
     found = {}
     if _POLARIZATION in graph.data and model.long_range_options.defines_polarization:
         found["polarization"] = out.dipole * screening(model, graph)[:, None]
     if "polarizability" in model.asked_labels:
         found["cell_polarizability"] = _polarizability(model, graph, out)
+    if "charges" in model.asked_labels:
+        found["physical_charges"] = out.charges * screening(model, graph)[graph.batch]
     return found
 
 
