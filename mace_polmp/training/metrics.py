@@ -83,9 +83,14 @@ def line_of(metrics: dict[str, Any]) -> str:
     parts += [
         f"RMSE_{name}={significant(metrics[f'rmse_{name}']):>8s} {unit}"
         for name, unit in UNITS.items()
-        if f"rmse_{name}" in metrics
+        if is_compared(metrics, name)
     ]
     return ", ".join(parts)
+
+
+def is_compared(metrics: dict[str, Any], name: str) -> bool:
+    """Whether a label is in the loss: upstream has errors of some that are not, without a count."""
+    return f"count_{name}" in metrics
 
 
 def label_table(metrics: dict[str, dict[str, Any]]) -> str | None:
@@ -97,7 +102,7 @@ def label_table(metrics: dict[str, dict[str, Any]]) -> str | None:
     rows = []
     for where, values in metrics.items():
         for name, unit in UNITS.items():
-            if f"rmse_{name}" not in values:
+            if not is_compared(values, name):
                 continue
             errors = [significant(values[f"{measure}_{name}"]) for measure in ("mae", "rmse")]
             r2 = r_squared(values[f"r2_{name}"])
