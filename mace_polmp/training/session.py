@@ -42,7 +42,7 @@ from mace_polmp.training.loaders import check_counts, with_label
 from mace_polmp.training.loop import TrainingLoop, Upstream
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.messages import names_of_groups, offset_said
-from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
+from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of, warn_of_branches
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
 from mace_polmp.training.phases import HEAD_GROUP, plan_phases
@@ -364,6 +364,8 @@ class _Session:
         if line:
             when = "Initial" if epoch is None else f"Epoch {epoch}"
             logging.info(f"{when}: head: {valid_loader_name}, {line}")
+        if epoch is None:
+            warn_of_branches(eval_metrics, "Before the first epoch")
 
     # Results.
 
@@ -386,6 +388,7 @@ class _Session:
         for name, values in metrics.items():
             if offset_said(values):
                 logging.info(f"Energies of {name}: {offset_said(values)}")
+            warn_of_branches(values, name)
         labels = label_table(metrics)
         if labels is not None:
             logging.info("Errors of electrical labels:\n" + labels)
