@@ -253,7 +253,7 @@ class MultipoleMACECalculator(MACECalculator):
         if atoms.pbc.all():
             if field.any() and not self.defines_polarization:
                 self._act_on_charges(self._atoms_to_batch(atoms))
-            factor = self._screening(atoms)
+            factor = self.screening(atoms)
             for name, power in (("dipole", 1), ("dipole_comm", 1), ("dipole_var", 2)):
                 if name in self.results:
                     self.results[name] = self.results[name] * factor**power
@@ -284,7 +284,8 @@ class MultipoleMACECalculator(MACECalculator):
             return float(self.epsilon_infinity)
         return float(np.mean([model.permittivity() for model in self.models]))
 
-    def _screening(self, atoms: Atoms) -> float:
+    def screening(self, atoms: Atoms) -> float:
+        """What the dipole of the last results was multiplied by, of a periodic structure."""
         chi = None
         if self.divide_by_chi:
             trace = np.trace(self.results["polarizability"])
