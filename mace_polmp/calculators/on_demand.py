@@ -23,8 +23,8 @@ def _polarizability(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor
     with torch.no_grad():
         own = model.electronic_polarizability(batch.to_dict())
     cell, pbc = batch["cell"].reshape(1, 3, 3), batch["pbc"].reshape(1, 3)
-    screening = calc._screening(calc.atoms) ** 2 if bool(pbc.all()) else 1.0
-    return physical_polarizability(own, cell, pbc, screening)[0]
+    number = next(n for n, known in enumerate(calc.models) if known is model)
+    return physical_polarizability(own, cell, pbc, calc.screening()[number] ** 2)[0]
 
 
 def _permittivity(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor:

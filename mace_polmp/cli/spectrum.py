@@ -1,4 +1,4 @@
-"""`mace_polmp spectrum`: infrared and Raman spectra and dielectric constants of trajectories."""
+"""`mace_polmp spectrum`: spectra, dielectric constants, g(r) and loops of trajectories."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from mace_polmp.analysis.correlation import Array, without_verlet_shift
 from mace_polmp.analysis.sampling import check_sampling, nyquist
 from mace_polmp.analysis.tables import with_error
 from mace_polmp.cli.common import HelpWithDefaults, add_model_options, named
+from mace_polmp.cli.hysteresis import write_hysteresis
 from mace_polmp.cli.rdf import write_rdf
 from mace_polmp.cli.trajectory import Series, read_series
 from mace_polmp.errors import InputError
 from mace_polmp.reading import existing_file
 from mace_polmp.unit_names import INFRARED, INVERSE_CM, RAMAN, per_wavenumber, with_unit
 
-KINDS = ("ir", "raman", "dielectric", "rdf")
+KINDS = ("ir", "raman", "dielectric", "rdf", "hysteresis")
 
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "spectrum",
-        help="infrared and Raman spectra, dielectric constants and g(r) of a trajectory",
+        help="infrared and Raman spectra, dielectric constants, g(r), hysteresis of a trajectory",
         description="Spectra of a trajectory written by `mace_polmp md`, or of any trajectory with "
         "velocities and even time steps when --model is given.",
         formatter_class=HelpWithDefaults,
     )
-    parser.add_argument("kind", help="ir, raman, dielectric or rdf (radial distribution)")
+    parser.add_argument(
+        "kind",
+        help="ir, raman, dielectric, rdf (radial distribution) or hysteresis (of a run with "
+        "--field_ramp)",
+    )
     parser.add_argument("trajectory", type=Path, help="file that ASE reads; all its frames")
     parser.add_argument(
         "--output",
@@ -71,6 +76,16 @@ def add_parser(commands: Any) -> None:
     rdf.add_argument("--elements", nargs="+", metavar="X", help="of the pairs; all if not given")
     rdf.add_argument("--r_max", type=float, help="Å; half the cell if not given")
     rdf.add_argument("--bins", type=int, default=200, help="of the distance")
+    loop = parser.add_argument_group("hysteresis")
+    loop.add_argument(
+        "--period", type=float, help="period of the field, ps, where frames do not say it"
+    )
+    loop.add_argument(
+        "--centre",
+        action="store_true",
+        help="take the middle of the loop off the polarization: with formal charges it has a "
+        "constant that depends on the periodic images of the ions",
+    )
     add_model_options(parser, required=False)
     parser.set_defaults(run=run)
 
@@ -101,10 +116,10 @@ def run(args: argparse.Namespace) -> None:
     if not (math.isfinite(args.skip) and args.skip >= 0):
         raise InputError(f"--skip must be a number of fs, 0 or more, got {args.skip}")
     base = args.output or args.trajectory.with_name(f"{args.trajectory.stem}_{args.kind}")
-    if args.kind == "rdf":
+    if args.kind in ("rdf", "hysteresis"):
         existing_file(args.trajectory)
         base.parent.mkdir(parents=True, exist_ok=True)
-        write_rdf(args, base)
+        {"rdf": write_rdf, "hysteresis": write_hysteresis}[args.kind](args, base)
         return
     series = read_series(args)
     least = dielectric.LEAST_WAVENUMBER if args.kind == "dielectric" else 0.0

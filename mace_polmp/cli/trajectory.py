@@ -65,7 +65,7 @@ def read_series(args: argparse.Namespace) -> Series:
     frames = read_structures(args.trajectory)
     where = str(args.trajectory)
     check_same(frames, where)
-    times = _times(frames, args.timestep, where)
+    times = times_of(frames, args.timestep, where)
     step = timestep_of(times, where)
     frames = frames[int(np.searchsorted(times - times[0], args.skip - 1e-6)) :]
     if len(frames) < 2:
@@ -79,14 +79,14 @@ def read_series(args: argparse.Namespace) -> Series:
             "trajectory with velocities"
         )
     needed = {"raman": "polarizability"}.get(args.kind, "current" if periodic else "dipole")
-    found = {name: _column(frames, name) for name in ("dipole", "current", "polarizability")}
+    found = {name: column(frames, name) for name in ("dipole", "current", "polarizability")}
     epsilon = 1.0
     if found[needed] is None:
         found[needed], epsilon = _evaluate(args, frames, needed, moving)
     else:
-        _check_unused(args, needed, where)
+        check_unused(args, needed, where)
         if needed != "polarizability":
-            found[needed], epsilon = _as_written(args, frames, needed, found[needed])
+            found[needed], epsilon = as_written(args, frames, needed, found[needed])
     temperature = math.nan
     if moving:
         motion = ThermalMotion.of_frames(frames)
@@ -117,7 +117,12 @@ def check_same(frames: list[Atoms], where: str) -> None:
             )
 
 
-def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
+def times_of(frames: list[Any], timestep: float | None, where: str) -> Array:
+    """The times of frames, fs: what they say, or even steps.
+
+    Raises:
+        InputError: neither is known, or they contradict each other.
+    """
     if timestep is not None and not (math.isfinite(timestep) and timestep > 0):
         raise InputError(f"--timestep must be a positive number of fs, got {timestep}")
     missing = [n for n, atoms in enumerate(frames) if "time_fs" not in atoms.info]
@@ -129,7 +134,7 @@ def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
     if missing:
         assert timestep is not None
         return np.arange(len(frames)) * timestep
-    times = np.array([_number(atoms, "time_fs", n, where) for n, atoms in enumerate(frames)])
+    times = np.array([number_of(atoms, "time_fs", n, where) for n, atoms in enumerate(frames)])
     if timestep is not None and len(times) > 1:
         said = float(np.median(np.diff(times)))
         if abs(said - timestep) > 1e-3 * timestep:
@@ -140,7 +145,7 @@ def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
     return times
 
 
-def _number(atoms: Any, name: str, number: int, where: str) -> float:
+def number_of(atoms: Any, name: str, number: int, where: str) -> float:
     """What a frame says under a name.
 
     Raises:
@@ -156,13 +161,18 @@ def _integrator_step(atoms: Any, where: str) -> float | None:
     """The time step of the dynamics, fs, if frames say it."""
     if "timestep_fs" not in atoms.info:
         return None
-    step = _number(atoms, "timestep_fs", 0, where)
+    step = number_of(atoms, "timestep_fs", 0, where)
     if step <= 0:
         raise InputError(f"{where}: frame 0: timestep_fs must be a number above 0, got {step:g}")
     return step
 
 
-def _column(frames: list[Any], name: str) -> Array | None:
+def column(frames: list[Any], name: str) -> Array | None:
+    """What all frames have under a name, [n_times, 3], or [n_times, 3, 3] of a polarizability.
+
+    Raises:
+        InputError: other shapes, or numbers that are not finite.
+    """
     from mace_polmp.quantities import find
 
     values = [find(atoms, name) for atoms in frames]
@@ -178,7 +188,7 @@ def _column(frames: list[Any], name: str) -> Array | None:
     return series
 
 
-def _check_unused(args: argparse.Namespace, name: str, where: str) -> None:
+def check_unused(args: argparse.Namespace, name: str, where: str) -> None:
     """Refuse options of the model where it is not asked: the frames have what is needed.
 
     Raises:
@@ -192,7 +202,7 @@ def _check_unused(args: argparse.Namespace, name: str, where: str) -> None:
             )
 
 
-def _as_written(
+def as_written(
     args: argparse.Namespace, frames: list[Any], name: str, series: Array | None
 ) -> tuple[Array, float]:
     """A dipole or current of the frames with the screening that was asked for, and its ε∞."""
@@ -206,7 +216,7 @@ def _as_written(
                 "that of whole ones; remove 'dipole' from the frames and give --model"
             )
     said = frames[0].info.get("epsilon_infinity")
-    written = 1.0 if said is None else _number(frames[0], "epsilon_infinity", 0, where)
+    written = 1.0 if said is None else number_of(frames[0], "epsilon_infinity", 0, where)
     if not written >= 1.0:
         raise InputError(f"{where}: frame 0: epsilon_infinity must be 1 or more, got {written:g}")
     asked = args.epsilon_infinity

@@ -213,8 +213,10 @@ class MultipoleMACE(ScaleShiftMACE):
         Args:
             data: upstream's batch dictionary; needs "pbc" [n_structures, 3] bool. An entry
                 "applied_field" [n_structures, 3], V/Å, adds a uniform external field, whose
-                energy is −D·F − ½ F·α·F with the dipole D and polarizability α of the model.
-                Along periodic directions it acts on dipoles only; see
+                energy is −D·F − ½ F·α·F with the dipole D and polarizability α of the model,
+                in structures that are periodic in three directions with √ε∞ F for F (see
+                LongRangeHead.acting_field; an entry "epsilon_infinity" is in place of the
+                model's). Along periodic directions it acts on dipoles only; see
                 born_charges.field_on_charges. "total_charge" [n_structures], e, is what
                 constrain_charge sums to, 0 if it is not there; structures with a positive
                 "born_charges_weight" [n_structures] get Born charges; "plan" is that of the
@@ -335,6 +337,7 @@ class MultipoleMACE(ScaleShiftMACE):
             total_charge=graph.total_charge,
             external_field=graph.external_field,
             plan=graph.plan,
+            epsilon_infinity=graph.epsilon_infinity,
         )
 
     def long_range(

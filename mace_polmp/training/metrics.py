@@ -69,9 +69,6 @@ class ElectricalMetrics(MACELoss):
 
     def compute(self) -> tuple[float, dict[str, Any]]:
         loss, out = super().compute()
-        for name in UNITS:  # upstream has errors of polarizabilities that are not in the loss
-            for measure in ("mae", "rmse"):
-                out.pop(f"{measure}_{name}", None)
         if "rmse_e_per_atom" in out:
             out.update(offset_of(self.convert(self.delta_es_per_atom)))
         for name in self.labels:
@@ -101,9 +98,14 @@ def line_of(metrics: dict[str, Any]) -> str:
     parts += [
         f"RMSE_{name}={significant(metrics[f'rmse_{name}']):>8s} {unit}"
         for name, unit in UNITS.items()
-        if f"rmse_{name}" in metrics
+        if is_compared(metrics, name)
     ]
     return ", ".join(parts)
+
+
+def is_compared(metrics: dict[str, Any], name: str) -> bool:
+    """Whether a label is in the loss: upstream has errors of some that are not, without a count."""
+    return f"count_{name}" in metrics
 
 
 def label_table(metrics: dict[str, dict[str, Any]]) -> str | None:
@@ -115,7 +117,7 @@ def label_table(metrics: dict[str, dict[str, Any]]) -> str | None:
     rows = []
     for where, values in metrics.items():
         for name, unit in UNITS.items():
-            if f"rmse_{name}" not in values:
+            if not is_compared(values, name):
                 continue
             errors = [significant(values[f"{measure}_{name}"]) for measure in ("mae", "rmse")]
             r2 = r_squared(values[f"r2_{name}"])

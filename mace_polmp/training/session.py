@@ -23,6 +23,7 @@ from mace_polmp.modules.labelled import asking
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.repeatable import repeatable
 from mace_polmp.training import atomic_energies
+from mace_polmp.training.averages import HeadEnergies
 from mace_polmp.training.checkpoints import CheckpointHandler
 from mace_polmp.training.curves import draw_label_curves
 from mace_polmp.training.fine_tuning import (
@@ -123,7 +124,7 @@ class _Session:
         self._scaled = 1.0  # factor by which a new head was made smaller
         self._optimizer: torch.optim.Optimizer | None = None
         self._metrics: dict[int, dict[str, Any]] = {}  # by id of the loader
-        self._isolated: dict[int, dict[int, float]] = {}  # E0s by id of the training data
+        self._energies = HeadEnergies()
         self.held_out = HeldOut({}, {})
 
     # Data.
@@ -143,16 +144,14 @@ class _Session:
         known = {z: energy for z, energy in (energies or {}).items() if z in elements}
         if elements <= set(known):
             return collections, known
-        self._isolated[id(collections.train)] = known
+        self._energies.keep_isolated(collections.train, known)
         return collections, None
 
     def get_atomic_energies(
         self, original: Original, E0s: Any, train_collection: Any, z_table: Any
     ) -> dict[int, float]:
         """Averages over the energies that count, or what was given, by element."""
-        elements = [int(z) for z in z_table.zs]
-        known = self._isolated.get(id(train_collection))
-        return atomic_energies.atomic_energies(original, E0s, train_collection, elements, known)
+        return self._energies.of(original, E0s, train_collection, [int(z) for z in z_table.zs])
 
     def estimate_e0s_from_foundation(
         self, original: Original, *, foundation_model: Any, collections_train: Any, **named: Any
@@ -210,6 +209,9 @@ class _Session:
                 self._scaled = start_small(model, batches)
             else:
                 start_from(model, former, batches)
+        else:
+            data, heads, configs = train_loader.dataset, others[0], others[-1]
+            energies = self._energies.beside_formal_charges(model, energies, data, heads, configs)
         exact = torch.as_tensor(energies, dtype=torch.float64)
         if exact.numel() == backbone.atomic_energies_fn.atomic_energies.numel():
             model.keep_atomic_energies(exact)
@@ -335,14 +337,11 @@ class _Session:
             keeps_start=bool(self._args.foundation_model),
         )
         loop.resume()
-        if not self._args.lbfgs:  # whose loss must be the same in every evaluation
-            model.born_directions = self._training.born_charges_directions
+        # The loss of L-BFGS must be the same in every evaluation.
+        directions = 3 if self._args.lbfgs else self._training.born_charges_directions
         seed = self._args.seed
-        try:
-            with asking(model, self._training.used):
-                loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
-        finally:
-            model.born_directions = 3
+        with asking(model, self._training.used, directions):
+            loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
         if loop.is_first and self._args.plot and self._training.used:
             draw_label_curves(settings["logger"].path)
 
