@@ -258,6 +258,12 @@ def shape_of(per_atom: bool, shape: tuple[int, ...]) -> str:
     )
 
 
+def _trained(quantity: Any) -> str:
+    """Structures in which models are trained on a label."""
+    usual, bonds = ", ".join(quantity.trained), ", ".join(quantity.bonds)
+    return "; ".join(filter(None, [usual, bonds and f"with bond charges {bonds}"]))
+
+
 def label_rows() -> list[Row]:
     """Rows of the labels of training and evaluation."""
     from mace_polmp.cli.run_train import build_parser
@@ -275,7 +281,7 @@ def label_rows() -> list[Row]:
                 code(quantity.key),
                 quantity.label_unit,
                 shape_of(quantity.per_atom, quantity.shape),
-                ", ".join(quantity.trained),
+                _trained(quantity),
                 f"{weight:g}",
             )
         )

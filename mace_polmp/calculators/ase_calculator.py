@@ -19,23 +19,24 @@ from mace_polmp.calculators.checks import (
     check_neutral,
     check_options,
     check_permittivity,
+    check_screening,
     expand,
     field_vector,
     has_formal_charges,
     in_single_precision,
     place_in_field,
-    scale_of_field,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
 from mace_polmp.calculators.outputs import (
     moved_back,
     on_host,
+    screening,
+    spread_of_dipoles,
     with_outputs,
     zero_field_energy,
 )
 from mace_polmp.electrostatics import PlanKeeper
 from mace_polmp.errors import InputError
-from mace_polmp.head.observables import screening_factor
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.accelerated import is_accelerated, with_cuequivariance
 from mace_polmp.modules.born_charges import field_on_charges
@@ -51,7 +52,6 @@ from mace_polmp.structures import (
     numbers_of,
     total_charge,
 )
-from mace_polmp.units import EPS0
 from mace_polmp.upstream.data import LastNeighbours, own_graphs
 
 FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | None
@@ -85,9 +85,11 @@ class MultipoleMACECalculator(MACECalculator):
             follow), or None. Energy and forces in the field are those of −D·F − ½ F·α·F. Along
             periodic directions the energy of a charge is not defined and refused, but with
             charge_readout bond; forces Z*ᵀF, response included, are those of the Born charges,
-            and zero_field_energy is the energy without the field.
+            and zero_field_energy is the energy without the field. The field is the macroscopic
+            one: in structures that are periodic in three directions it acts on physical charges,
+            √ε∞ times the latent ones.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
-            structures (see head.observables.screening_factor); never of energies and forces.
+            structures (see head.observables.screening_factor), and the field on latent charges.
             None for the permittivity that the model was given or has learned.
         sum_rule: whether to enforce the acoustic sum rule on born_charges (of an open structure
             they sum to its total charge), those of a field along periodic directions included: it
@@ -242,21 +244,23 @@ class MultipoleMACECalculator(MACECalculator):
         if field.any():
             formal = has_formal_charges(self.models)
             undefined += check_field(atoms, field, asked, self.defines_polarization, formal)
-            self._say(scale_of_field(atoms, self.permittivity()))
+            check_screening(atoms, self.divide_by_chi)
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        self._move_dipole_back()
-        electrical = (name for name in ELECTRICAL_OUTPUTS if name in self._outputs)
-        self.results |= on_host({name: self._outputs[name].mean(0) for name in electrical})
+        out, models = self._outputs, self.models
+        if self._moved is not None:
+            out["dipole"] = moved_back(out, self._moved, models, atoms.numbers)
+        factors = screening(models, out, atoms, self.epsilon_infinity, self.divide_by_chi)
         self.results["zero_field_energy"] = zero_field_energy(
-            self.results, atoms.pbc, field, self.defines_polarization
+            self.results["energy"], out, factors, atoms.pbc, field, self.defines_polarization
         )
+        out["dipole"] = out["dipole"] * factors.to(out["dipole"])[:, None]
+        if self.num_models > 1:
+            self.results |= spread_of_dipoles(out["dipole"])
+        electrical = (name for name in ELECTRICAL_OUTPUTS if name in out)
+        self.results |= on_host({name: out[name].mean(0) for name in electrical})
         if atoms.pbc.all():
             if field.any() and not self.defines_polarization:
                 self._act_on_charges(self._atoms_to_batch(atoms))
-            factor = self.screening(atoms)
-            for name, power in (("dipole", 1), ("dipole_comm", 1), ("dipole_var", 2)):
-                if name in self.results:
-                    self.results[name] = self.results[name] * factor**power
         elif field.any():
             excess = float(self.results["charges"].sum()) - (self.total_charge(atoms) or 0.0)
             self._say(place_in_field(atoms, excess))
@@ -267,7 +271,10 @@ class MultipoleMACECalculator(MACECalculator):
         """Add the forces of the field on the charges of a periodic structure."""
         field = batch["applied_field"]
         forces = torch.stack(
-            [field_on_charges(m, batch.clone().to_dict(), field) for m in self.models]
+            [
+                field_on_charges(m, batch.clone().to_dict(), field, self.epsilon_infinity)
+                for m in self.models
+            ]
         ).mean(0)
         if self.sum_rule:  # dipoles push nothing as a whole
             forces = forces - forces.mean(0)
@@ -283,15 +290,6 @@ class MultipoleMACECalculator(MACECalculator):
         if self.epsilon_infinity is not None:
             return float(self.epsilon_infinity)
         return float(np.mean([model.permittivity() for model in self.models]))
-
-    def screening(self, atoms: Atoms) -> float:
-        """What the dipole of the last results was multiplied by, of a periodic structure."""
-        chi = None
-        if self.divide_by_chi:
-            trace = np.trace(self.results["polarizability"])
-            chi = torch.tensor([trace / (3.0 * EPS0 * atoms.get_volume())])
-        periodic = torch.ones(1, 3, dtype=torch.bool)
-        return float(screening_factor(chi, periodic, self.permittivity()))
 
     def check(self, atoms: Atoms, where: str = "atoms") -> None:
         """Refuse what the models cannot evaluate, and say what they assume or have not seen.
@@ -358,16 +356,6 @@ class MultipoleMACECalculator(MACECalculator):
             raise InputError("atoms: give a structure")
         return known
 
-    def _move_dipole_back(self) -> None:
-        """The dipole of the structure where it is, if it was evaluated at the origin."""
-        if self._moved is None:
-            return
-        assert self.atoms is not None
-        dipole = moved_back(self._outputs, self._moved, self.models, self.atoms.numbers)
-        if self.num_models > 1:
-            self.results["dipole_comm"] = dipole.numpy()
-            self.results["dipole_var"] = dipole.var(0, unbiased=False).numpy()
-
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         self._moved = None
         if self.default_dtype == "float32":
@@ -383,6 +371,8 @@ class MultipoleMACECalculator(MACECalculator):
         if field.any():
             applied = torch.as_tensor(field, dtype=batch["positions"].dtype, device=self.device)
             batch["applied_field"] = applied.view(1, 3)
+            if self.epsilon_infinity is not None:
+                batch["epsilon_infinity"] = torch.full_like(applied[0], self.epsilon_infinity)
         cell = batch["cell"]
         plan = self._plans.of(*numbers_of(atoms), cell.device, cell.dtype)
         if plan is not None:

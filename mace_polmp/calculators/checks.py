@@ -169,21 +169,18 @@ def _normal(atoms: Atoms) -> Array:
     return normal / np.linalg.norm(normal)
 
 
-def scale_of_field(atoms: Atoms, permittivity: float) -> str | None:
-    """A sentence where a field acts on charges that are smaller than those in the results.
+def check_screening(atoms: Atoms, divide_by_chi: bool) -> None:
+    """Refuse a field on charges whose size would change along a trajectory.
 
-    Args:
-        atoms: the structure.
-        permittivity: ε∞, by whose root dipoles and Born charges of periodic structures are
-            multiplied.
+    Raises:
+        InputError: says what to give.
     """
-    if not atoms.pbc.all() or permittivity == 1.0:
-        return None
-    return (
-        f"external_field: it acts on the latent charges, which are the physical ones divided by "
-        f"√ε∞ = {permittivity**0.5:.3g}: forces are Z*·F/√ε∞ with the Born charges Z* of the "
-        "results. For a physical field give √ε∞ times its value"
-    )
+    if atoms.pbc.all() and divide_by_chi:
+        raise InputError(
+            "divide_by_chi with an external_field on a periodic structure: √(1 + χ) changes along "
+            "a trajectory, and with it the charges that the field acts on; leave divide_by_chi "
+            "out, and give epsilon_infinity divided by a fixed 1 + χ"
+        )
 
 
 def place_in_field(atoms: Atoms, excess: float) -> str | None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 
+from mace_polmp.head.observables import screening_factor, susceptibility
 from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, charges_of_place
 
 Tensors = dict[str, torch.Tensor]
@@ -68,12 +70,47 @@ def moved_back(
         for model, charges in zip(models, outputs["charges"], strict=True)
     ]
     shift = torch.stack(rows) @ torch.as_tensor(by, dtype=torch.float64)
-    outputs["dipole"] = outputs["dipole"].cpu().double() - shift
-    return outputs["dipole"]
+    return outputs["dipole"].cpu().double() - shift
+
+
+def spread_of_dipoles(dipoles: torch.Tensor) -> dict[str, Any]:
+    """What results have of the dipoles of a committee, [n_models, 3]."""
+    each = dipoles.cpu()
+    return {"dipole_comm": each.numpy(), "dipole_var": each.var(0, unbiased=False).numpy()}
+
+
+def screening(
+    models: Sequence[Any], outputs: Tensors, atoms: Atoms, epsilon: float | None, chi: bool
+) -> torch.Tensor:
+    """What makes the dipoles of the models physical ones, [n_models]: screening_factor.
+
+    Args:
+        models: of the calculator.
+        outputs: theirs, polarizability [n_models, 3, 3] among them where χ is asked for.
+        atoms: the structure.
+        epsilon: ε∞, or None for that of each model.
+        chi: whether to divide by √(1 + χ).
+    """
+    found = []
+    pbc = torch.as_tensor(atoms.pbc)[None]
+    cell = torch.as_tensor(atoms.cell.array)[None]
+    for number, model in enumerate(models):
+        own = None
+        if chi:
+            own = susceptibility(outputs["polarizability"][number].cpu().double()[None], cell, pbc)
+        found.append(
+            screening_factor(own, pbc, model.permittivity() if epsilon is None else epsilon)
+        )
+    return torch.cat(found)
 
 
 def zero_field_energy(
-    results: dict[str, Any], pbc: np.ndarray, field: np.ndarray, has_polarization: bool
+    energy: float,
+    outputs: Tensors,
+    factors: torch.Tensor,
+    pbc: np.ndarray,
+    field: np.ndarray,
+    has_polarization: bool,
 ) -> float:
     """E(0) from E(F) = E(0) − M·F + ½ F·α·F with the dipole M in the field, eV.
 
@@ -81,14 +118,19 @@ def zero_field_energy(
     polarization is defined.
 
     Args:
-        results: energy, polarizability, dipole and atomic_dipoles in the field.
+        energy: in the field, eV.
+        outputs: polarizability, dipole and atomic_dipoles in the field of each model.
+        factors: of screening, [n_models], by which the field on latent multipoles is larger.
         pbc: [3] bool.
         field: [3], V/Å.
         has_polarization: whether that of periodic structures is defined.
     """
     if not field.any():
-        return float(results["energy"])
+        return energy
     whole = has_polarization or not pbc.all()
-    moment = results["dipole"] if whole else results["atomic_dipoles"].sum(0)
-    induced = 0.5 * field @ results["polarizability"] @ field
-    return float(results["energy"] + moment @ field - induced)
+    moments = outputs["dipole"] if whole else outputs["atomic_dipoles"].sum(1)
+    acting = factors[:, None] * torch.as_tensor(field)
+    alpha = outputs["polarizability"].cpu().double()
+    first = (moments.cpu().double() * acting).sum(1)
+    second = 0.5 * torch.einsum("na,nab,nb->n", acting, alpha, acting)
+    return energy + float((first - second).mean())

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.modules.io import check_device
     from mace_polmp.modules.record import TrainingRecord
     from mace_polmp.training import restarts, session
-    from mace_polmp.training.bonds import check_bonds
+    from mace_polmp.training.bonds import check_bonds, check_polarization
     from mace_polmp.training.data_checks import check_training_data
     from mace_polmp.training.fine_tuning import inherit
     from mace_polmp.training.flags import check_arguments
@@ -147,6 +147,7 @@ def run(args: argparse.Namespace) -> None:
     foundation = check_foundation_model(args)
     former = foundation if isinstance(foundation, MultipoleMACE) else None
     options = inherit(asked, former)
+    check_polarization(options, training)
     data = check_training_data(args, options, training, foundation)
     known = (foundation is not None, former is not None)
     check_bonds(options, training, *known, data.frames, data.elements)

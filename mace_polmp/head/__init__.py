@@ -10,7 +10,8 @@ import torch
 torch.serialization.add_safe_globals([slice])
 
 from mace_polmp.head.convolutions import Edges  # noqa: E402
-from mace_polmp.head.long_range import HeadInput, HeadOutput, LongRangeHead  # noqa: E402
+from mace_polmp.head.inputs import HeadInput, HeadOutput  # noqa: E402
+from mace_polmp.head.long_range import LongRangeHead  # noqa: E402
 from mace_polmp.head.options import LongRangeOptions  # noqa: E402
 
 __all__ = ["Edges", "HeadInput", "HeadOutput", "LongRangeHead", "LongRangeOptions"]

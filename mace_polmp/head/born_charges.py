@@ -42,7 +42,8 @@ from torch import Tensor
 from mace_polmp.electrostatics import Plan
 from mace_polmp.errors import InputError
 from mace_polmp.head.held import Held, acting, local_sum, unseen
-from mace_polmp.head.long_range import HeadOutput, LongRangeHead
+from mace_polmp.head.inputs import HeadOutput
+from mace_polmp.head.long_range import LongRangeHead
 from mace_polmp.head.observables import screening_factor, susceptibility
 from mace_polmp.head.sum_rule import enforce_sum_rule
 from mace_polmp.head.tangents import Tangents
@@ -211,7 +212,9 @@ def _of_dipole(backbone: Backbone, directions: Tensor, training: bool) -> tuple[
     return torch.stack(rows, dim=1), out
 
 
-def field_on_charges(backbone: Backbone, field: Tensor) -> Tensor:
+def field_on_charges(
+    backbone: Backbone, field: Tensor, epsilon_infinity: float | None = None
+) -> Tensor:
     """Forces of a uniform field on the charges of periodic structures, [n_atoms, 3], eV/Å.
 
     Σ_a F_a Z*_{i,ab} without the dipoles' part of Z*, whose energy in the field is defined and
@@ -220,8 +223,10 @@ def field_on_charges(backbone: Backbone, field: Tensor) -> Tensor:
     Args:
         backbone: a model at fully periodic structures.
         field: [n_structures, 3], V/Å.
+        epsilon_infinity: as of born_charges.
     """
-    return _periodic(backbone, field[None], dipoles=False)[0][:, 0]
+    charges, out = _periodic(backbone, field[None], dipoles=False)
+    return (charges * _screening(backbone, out, epsilon_infinity, False))[:, 0]
 
 
 def _periodic(

@@ -18,7 +18,8 @@ from mace_polmp.electrostatics.coefficients import Couplings
 from mace_polmp.electrostatics.equations import placeholders
 from mace_polmp.electrostatics.self_consistent import with_induced
 from mace_polmp.electrostatics.sums import AtomSums
-from mace_polmp.head.long_range import HeadOutput, LongRangeHead
+from mace_polmp.head.inputs import HeadOutput
+from mace_polmp.head.long_range import LongRangeHead
 
 
 @dataclass(frozen=True)

@@ -4,146 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from e3nn import o3
 from torch import Tensor
 
-from mace_polmp.electrostatics import (
-    Electrostatics,
-    ElectrostaticsResult,
-    Multipoles,
-    Plan,
-    ResponseCoefficients,
-)
-from mace_polmp.electrostatics.once import computed_once
+from mace_polmp.electrostatics import Electrostatics, Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.plan import log_plan
 from mace_polmp.electrostatics.sums import AtomSums
-from mace_polmp.head.convolutions import Edges
 from mace_polmp.head.field_energies import (
     check_conserved,
     with_field_on_bonds,
     with_field_on_induced_charges,
 )
 from mace_polmp.head.field_response import FieldResponse
-from mace_polmp.head.observables import (
-    atomic_dipoles,
-    charge_shift,
-    neutral_slabs,
-    polarizability_tensors,
-    total_dipole,
-)
+from mace_polmp.head.inputs import HeadInput, HeadOutput
+from mace_polmp.head.observables import charge_shift, neutral_slabs, screening_factor
 from mace_polmp.head.options import LEARN, LongRangeOptions
 from mace_polmp.head.readouts import MultipoleReadouts
-
-
-@dataclass(frozen=True, eq=False)
-class HeadInput:
-    """What a backbone gives to the head.
-
-    Attributes:
-        positions: [n_atoms, 3], Å; those that energies are differentiated by.
-        cell: [n_structures, 3, 3], Å, rows are lattice vectors; ignored in open structures.
-        pbc: [n_structures, 3] bool.
-        batch: [n_atoms] int64, the structure of each atom.
-        node_feats: [n_atoms, n_features], the features of all layers one after the other.
-        node_attrs: [n_atoms, n_elements], one-hot, in the order of the head's atomic numbers.
-        edges: of the graph; None where the head needs none (see LongRangeHead.needs_edges).
-        total_charge: [n_structures], e, what constrain_charge sums to; None for 0.
-        external_field: [n_structures, 3], V/Å, or None. Its energy is −D·F − ½ F·α·F with the
-            dipole and polarizability of the model; along periodic directions it acts on dipoles.
-        plan: of the structures, see Electrostatics.plan; None to make one, which waits for the
-            device.
-    """
-
-    positions: Tensor
-    cell: Tensor
-    pbc: Tensor
-    batch: Tensor
-    node_feats: Tensor
-    node_attrs: Tensor
-    edges: Edges | None = None
-    total_charge: Tensor | None = None
-    external_field: Tensor | None = None
-    plan: Plan | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class HeadOutput:
-    """Multipoles, response and long-range energy; observables are computed where asked for.
-
-    Attributes:
-        multipoles: permanent ones, as they enter the energy.
-        response: coefficients.
-        result: of the electrostatics.
-        charge_shift: λ of constrain_charge, [n_structures]; None without that constraint.
-        positions: [n_atoms, 3], Å.
-        sums: over the atoms.
-        bond_moments: [n_atoms, 3], e Å, whose sum is the dipole of the permanent charges where
-            that needs no choice of periodic images (charge_readout bond); None elsewhere.
-        in_field: the response to fields, of a self-consistent response; else None.
-    """
-
-    multipoles: Multipoles
-    response: ResponseCoefficients
-    result: ElectrostaticsResult
-    charge_shift: Tensor | None
-    positions: Tensor
-    sums: AtomSums
-    bond_moments: Tensor | None = None
-    in_field: FieldResponse | None = None
-
-    @property
-    def energy(self) -> Tensor:
-        """Long-range energy, [n_structures], eV."""
-        return self.result.energy
-
-    @computed_once
-    def charges(self) -> Tensor:
-        """Permanent plus induced charges, [n_atoms], e."""
-        return self.multipoles.charge + self.result.induced_charge
-
-    @computed_once
-    def atomic_dipoles(self) -> Tensor:
-        """Permanent plus induced dipoles, [n_atoms, 3], e Å."""
-        return atomic_dipoles(self.multipoles, self.result)
-
-    @property
-    def atomic_quadrupoles(self) -> Tensor:
-        """[n_atoms, 3, 3], e Å²; zero without quadrupoles."""
-        if self.multipoles.quadrupole is None:
-            return self.positions.new_zeros(len(self.positions), 3, 3)
-        return self.multipoles.quadrupole
-
-    @property
-    def softness(self) -> Tensor:
-        """κ, [n_atoms], e²/eV; zero without induced charges."""
-        if self.response.softness is None:
-            return torch.zeros_like(self.multipoles.charge)
-        return self.response.softness
-
-    @computed_once
-    def atomic_polarizabilities(self) -> Tensor:
-        """α, [n_atoms, 3, 3], e² Å²/eV; zero without induced dipoles."""
-        return polarizability_tensors(self.response, len(self.positions), self.positions)
-
-    @computed_once
-    def dipole(self) -> Tensor:
-        """Σ (q + Δq) r + (μ + Δμ), [n_structures, 3], e Å, about the origin of the coordinates.
-
-        With charges that move along bonds that of their bonds: see convolutions.py.
-        """
-        if self.bond_moments is None:
-            return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
-        return self.sums.total(self.bond_moments + self.atomic_dipoles)
-
-    @computed_once
-    def polarizability(self) -> Tensor:
-        """Σ α, [n_structures, 3, 3], e² Å²/eV; of a self-consistent response −∂²E/∂F²."""
-        if self.in_field is not None:
-            return self.in_field.polarizability()
-        return self.sums.total(self.atomic_polarizabilities)
 
 
 class LongRangeHead(torch.nn.Module):
@@ -351,6 +230,22 @@ class LongRangeHead(torch.nn.Module):
             inputs.positions, inputs.node_feats, inputs.node_attrs, inputs.edges
         )
 
+    def acting_field(self, inputs: HeadInput) -> Tensor | None:
+        """The external field on the latent multipoles, [n_structures, 3], V/Å.
+
+        A field acts on physical charges, √ε∞ times the latent ones where structures are periodic
+        in three directions. So √ε∞ F acts on the latent ones: forces are Z*ᵀF, and −∂E/∂F is the
+        dipole, with the Born charges Z* and the dipole that √ε∞ has made physical.
+        """
+        field = inputs.external_field
+        if field is None:
+            return None
+        given = inputs.epsilon_infinity
+        factor = screening_factor(
+            None, inputs.pbc, self.epsilon_infinity if given is None else given
+        )
+        return field * factor.to(field)[:, None]
+
     def evaluate(
         self,
         inputs: HeadInput,
@@ -366,7 +261,8 @@ class LongRangeHead(torch.nn.Module):
             plan = self.electrostatics.checked_plan(*where)
             log_plan(plan.shape)
         multipoles = neutral_slabs(multipoles, plan)
-        field = inputs.external_field
+        field = self.acting_field(inputs)
+        inputs = replace(inputs, external_field=field)
         conserves, iterates = self.options.conserves_charge, self.options.is_self_consistent
         if iterates and field is not None and response.softness is not None and not conserves:
             check_conserved(plan)

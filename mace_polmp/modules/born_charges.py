@@ -93,15 +93,22 @@ def born_charges(
     )
 
 
-def field_on_charges(model: MultipoleMACE, data: dict[str, Tensor], field: Tensor) -> Tensor:
+def field_on_charges(
+    model: MultipoleMACE,
+    data: dict[str, Tensor],
+    field: Tensor,
+    epsilon_infinity: float | None = None,
+) -> Tensor:
     """Forces of a uniform field on the charges of periodic structures, [n_atoms, 3], eV/Å.
 
     Args:
         model: a MultipoleMACE.
         data: upstream's batch dictionary, all structures fully periodic.
         field: [n_structures, 3], V/Å.
+        epsilon_infinity: as of head.born_charges.
     """
-    return head_born_charges.field_on_charges(MACEAtStructures(model, Graph.of(data)), field)
+    backbone = MACEAtStructures(model, Graph.of(data))
+    return head_born_charges.field_on_charges(backbone, field, epsilon_infinity)
 
 
 def labelled_born_charges(

@@ -43,6 +43,7 @@ _READ = (
     "head",
     "total_charge",
     "applied_field",
+    "epsilon_infinity",
     "plan",
 )
 _PER_EDGE = {"edge_index": 1, "shifts": 0, "unit_shifts": 0}

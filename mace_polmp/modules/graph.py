@@ -26,6 +26,7 @@ class Graph:
         node_attrs: [n_atoms, n_elements], one-hot.
         total_charge: [n_structures], e; data["total_charge"].
         external_field: [n_structures, 3], V/Å; data["applied_field"].
+        epsilon_infinity: ε∞ of that field in place of the model's own; data["epsilon_infinity"].
         born_charges_weight: [n_structures]; structures with a positive one get Born charges.
         plan: of the electrostatics; data["plan"].
     """
@@ -40,6 +41,7 @@ class Graph:
     node_attrs: Tensor
     total_charge: Tensor | None = None
     external_field: Tensor | None = None
+    epsilon_infinity: Tensor | None = None
     born_charges_weight: Tensor | None = None
     plan: Plan | None = None
 
@@ -68,6 +70,7 @@ class Graph:
             node_attrs=data["node_attrs"],
             total_charge=None if charge is None else charge.view(-1).to(data["positions"]),
             external_field=data.get("applied_field"),
+            epsilon_infinity=data.get("epsilon_infinity"),
             born_charges_weight=None if weight is None else weight.view(-1),
             plan=data.get("plan"),
         )

@@ -24,6 +24,7 @@ from mace_polmp.modules.backbone import (
 )
 from mace_polmp.modules.born_charges import labelled_born_charges
 from mace_polmp.modules.graph import Graph
+from mace_polmp.modules.labelled import asks_for_labels, labelled_outputs
 from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, BackboneOutput, electrical_outputs
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.modules.summary import summary
@@ -211,8 +212,10 @@ class MultipoleMACE(ScaleShiftMACE):
         Args:
             data: upstream's batch dictionary; needs "pbc" [n_structures, 3] bool. An entry
                 "applied_field" [n_structures, 3], V/Å, adds a uniform external field, whose
-                energy is −D·F − ½ F·α·F with the dipole D and polarizability α of the model.
-                Along periodic directions it acts on dipoles only; see
+                energy is −D·F − ½ F·α·F with the dipole D and polarizability α of the model,
+                in structures that are periodic in three directions with √ε∞ F for F (see
+                LongRangeHead.acting_field; an entry "epsilon_infinity" is in place of the
+                model's). Along periodic directions it acts on dipoles only; see
                 born_charges.field_on_charges. "total_charge" [n_structures], e, is what
                 constrain_charge sums to, 0 if it is not there; structures with a positive
                 "born_charges_weight" [n_structures] get Born charges; "plan" is that of the
@@ -230,7 +233,8 @@ class MultipoleMACE(ScaleShiftMACE):
             induced_charges [n_atoms] e, induced_dipoles [n_atoms, 3] e Å;
             softness [n_atoms] e²/eV, atomic_polarizabilities [n_atoms, 3, 3] e² Å²/eV;
             dipole [n_structures, 3] e Å, polarizability [n_structures, 3, 3] e² Å²/eV;
-            born_charges [n_atoms, 3, 3] e where they are asked for. The polarizability of a
+            born_charges [n_atoms, 3, 3] e and what labelled_outputs gives where labels in data ask
+            for them. The polarizability of a
             self-consistent response takes three more solutions: data["with_polarizability"]
             False, or the model's gives_polarizability, leaves None in its place.
 
@@ -248,7 +252,7 @@ class MultipoleMACE(ScaleShiftMACE):
         strained, displacement = graph.strained(
             compute_virials or compute_stress or compute_displacement
         )
-        labelled = graph.born_charges_weight is not None
+        labelled = asks_for_labels(graph)
         outputs: dict[str, Tensor | None] | None = None
         precision: AbstractContextManager[None] = nullcontext()
         if self.compiled is not None and not (training or compute_hessian or labelled):
@@ -258,7 +262,8 @@ class MultipoleMACE(ScaleShiftMACE):
             short, out = self.long_range(strained)
             wanted = graph.data.get("with_polarizability", self.gives_polarizability)
             outputs = self.outputs(short, out, wanted)
-            if labelled:
+            outputs.update(labelled_outputs(self, graph, out))
+            if graph.born_charges_weight is not None:
                 outputs["born_charges"] = labelled_born_charges(self, graph, training, out)
         interaction: Any = outputs["interaction_energy"]
         with precision:
@@ -331,6 +336,7 @@ class MultipoleMACE(ScaleShiftMACE):
             total_charge=graph.total_charge,
             external_field=graph.external_field,
             plan=graph.plan,
+            epsilon_infinity=graph.epsilon_infinity,
         )
 
     def long_range(

@@ -30,7 +30,7 @@ from mace_polmp.electrostatics.plan import plan_shape
 from mace_polmp.electrostatics.slab import longest_period, required_vacuum, slab_frame
 from mace_polmp.errors import InputError
 from mace_polmp.head import Edges, HeadInput, HeadOutput
-from mace_polmp.head.observables import atom_energies
+from mace_polmp.head.observables import atom_energies, screening_factor
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.atom_energies import exact_short
 from mace_polmp.modules.backbone import edges_of_pass, exact_energy
@@ -79,7 +79,8 @@ class PartResult:
         virial: [3, 3], eV, of the whole: −∂E/∂ε.
         charges: [n_own], e; atomic_dipoles: [n_own, 3], e Å; permanent plus induced.
         charges_of_place: [n_own], e, by which the dipole changes where atoms are put elsewhere.
-        dipole: [3], e Å, of the whole as its atoms are given.
+        dipole: [3], e Å, of the whole as its atoms are given, in cells times √ε∞, as are
+            charges_of_place.
         energies: [n_own], eV, of own atoms, which sum to the energy over all processes; None where
             they were not asked for.
     """
@@ -182,7 +183,8 @@ class SharedModel:
             out = self._replicated(part, positions, cell, read, is_empty)
             own_energy, whole = out.energy, out.energy / self.processes.n_ranks
             rows = slice(self._first, self._first + len(given) - int(is_empty))
-        dipole = out.dipole.detach()[0].double()
+        pbc = torch.tensor([part.pbc])
+        factor = float(screening_factor(None, pbc, self._long_range.permittivity()))
         gradients = torch.autograd.grad((short + own_energy).sum(), [given, strain])
         by_strain = 0.5 * (gradients[1] + gradients[1].t())
         parts = [(short + whole).detach().sum()[None], whole.detach().sum()[None]]
@@ -204,9 +206,9 @@ class SharedModel:
             forces=-gradients[0].detach()[:n_own].double(),
             virial=-sums[2:].view(3, 3),
             charges=charges,
-            charges_of_place=charges_of_place(self.model, charges, numbers),
+            charges_of_place=factor * charges_of_place(self.model, charges, numbers),
             atomic_dipoles=out.atomic_dipoles.detach()[rows][:n_own].double(),
-            dipole=dipole,
+            dipole=factor * out.dipole.detach()[0].double(),
             energies=energies,
         )
 

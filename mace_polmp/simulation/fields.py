@@ -75,9 +75,8 @@ class FieldWork:
         value: W since the start of the run, eV.
     """
 
-    def __init__(self, atoms: Atoms, calculator: MultipoleMACECalculator) -> None:
+    def __init__(self, calculator: MultipoleMACECalculator) -> None:
         self.value = 0.0
-        self._atoms = atoms
         self._calculator = calculator
         self._moment = self._field = np.zeros(3)
 
@@ -85,9 +84,7 @@ class FieldWork:
     def of(cls, atoms: Atoms, calculator: MultipoleMACECalculator) -> FieldWork | None:
         """None where the field is constant, or where charges have no energy in it."""
         has_energy = calculator.defines_polarization or not atoms.pbc.all()
-        return (
-            cls(atoms, calculator) if callable(calculator.external_field) and has_energy else None
-        )
+        return cls(calculator) if callable(calculator.external_field) and has_energy else None
 
     def follow(self, dynamics: Any, timestep: float) -> None:
         """Add the work of each step of a dynamics from now on, whose forces are known.
@@ -107,7 +104,5 @@ class FieldWork:
 
     def _look(self, time: float) -> None:
         """Take dipole and field as they are at a time in fs."""
-        moment = np.asarray(self._calculator.results["dipole"], dtype=float)
-        if self._atoms.pbc.all():  # the field acts on the charges before their screening
-            moment = moment / self._calculator.screening(self._atoms)
-        self._moment, self._field = moment, self._calculator.field_at(time)
+        self._moment = np.asarray(self._calculator.results["dipole"], dtype=float)
+        self._field = self._calculator.field_at(time)

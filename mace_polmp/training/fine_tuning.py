@@ -35,21 +35,24 @@ _SHARED = (
 )
 
 
-def sample(dataset: Any, most_atoms: int = _MOST_ATOMS) -> list[Data]:
-    """Up to 16 structures of a training set, one per batch dictionary, on the CPU.
+def sample(
+    dataset: Any, most_atoms: int = _MOST_ATOMS, most_structures: int = _MOST_STRUCTURES
+) -> list[Data]:
+    """Some structures of a training set, one per batch dictionary, on the CPU.
 
     Args:
         dataset: what upstream's loader reads from.
         most_atoms: in all of them together, but for a first one that is larger.
+        most_structures: how many of them.
     """
     assert isinstance(dataset, Sized)
-    step = max(1, len(dataset) // _MOST_STRUCTURES)
+    step = max(1, len(dataset) // most_structures)
     out: list[Data] = []
     atoms = 0
     for index in range(0, len(dataset), step):
         graph = dataset[index]  # type: ignore[index]
         atoms += graph.num_nodes
-        if len(out) == _MOST_STRUCTURES or (out and atoms > most_atoms):
+        if len(out) == most_structures or (out and atoms > most_atoms):
             break
         out.append(torch_geometric.Batch.from_data_list([graph]).to_dict())
     return out

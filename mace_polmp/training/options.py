@@ -11,7 +11,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.head.options import choose, option
 from mace_polmp.quantities import QUANTITIES
 
-ELECTRICAL_LABELS = ("dipole", "polarizability", "born_charges", "total_charge")
+ELECTRICAL_LABELS = ("dipole", "polarization", "polarizability", "born_charges", "total_charge")
 
 _WEIGHTS = tuple(
     f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *ELECTRICAL_LABELS)
@@ -44,6 +44,20 @@ class TrainingOptions:
         InputError: a value that is not valid.
     """
 
+    polarization_key: str = option(
+        QUANTITIES["polarization"].key,
+        "key of the polarization of periodic structures and slabs times their volume, 3 numbers",
+        str,
+    )
+    polarization_weight: float = option(
+        0.0,
+        "weight of the polarization in the loss, compared on the nearest branch; with "
+        "--charge_readout bond",
+        float,
+    )
+    swa_polarization_weight: float | None = option(
+        None, "weight of the polarization in stage two, by default the same", float
+    )
     born_charges_key: str = option(
         QUANTITIES["born_charges"].key, "key of Born charges, 9 columns per atom", str
     )

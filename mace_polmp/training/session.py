@@ -23,6 +23,7 @@ from mace_polmp.modules.accelerated import with_cuequivariance
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.repeatable import repeatable
 from mace_polmp.training import atomic_energies
+from mace_polmp.training.averages import HeadEnergies
 from mace_polmp.training.checkpoints import CheckpointHandler
 from mace_polmp.training.curves import draw_label_curves
 from mace_polmp.training.fine_tuning import (
@@ -41,7 +42,7 @@ from mace_polmp.training.loaders import check_counts, with_label
 from mace_polmp.training.loop import TrainingLoop, Upstream
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.messages import names_of_groups, offset_said
-from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
+from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of, warn_of_branches
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
 from mace_polmp.training.phases import HEAD_GROUP, plan_phases
@@ -123,7 +124,7 @@ class _Session:
         self._scaled = 1.0  # factor by which a new head was made smaller
         self._optimizer: torch.optim.Optimizer | None = None
         self._metrics: dict[int, dict[str, Any]] = {}  # by id of the loader
-        self._isolated: dict[int, dict[int, float]] = {}  # E0s by id of the training data
+        self._energies = HeadEnergies()
         self.held_out = HeldOut({}, {})
 
     # Data.
@@ -143,16 +144,14 @@ class _Session:
         known = {z: energy for z, energy in (energies or {}).items() if z in elements}
         if elements <= set(known):
             return collections, known
-        self._isolated[id(collections.train)] = known
+        self._energies.keep_isolated(collections.train, known)
         return collections, None
 
     def get_atomic_energies(
         self, original: Original, E0s: Any, train_collection: Any, z_table: Any
     ) -> dict[int, float]:
         """Averages over the energies that count, or what was given, by element."""
-        elements = [int(z) for z in z_table.zs]
-        known = self._isolated.get(id(train_collection))
-        return atomic_energies.atomic_energies(original, E0s, train_collection, elements, known)
+        return self._energies.of(original, E0s, train_collection, [int(z) for z in z_table.zs])
 
     def estimate_e0s_from_foundation(
         self, original: Original, *, foundation_model: Any, collections_train: Any, **named: Any
@@ -210,6 +209,9 @@ class _Session:
                 self._scaled = start_small(model, batches)
             else:
                 start_from(model, former, batches)
+        else:
+            data, heads, configs = train_loader.dataset, others[0], others[-1]
+            energies = self._energies.beside_formal_charges(model, energies, data, heads, configs)
         exact = torch.as_tensor(energies, dtype=torch.float64)
         if exact.numel() == backbone.atomic_energies_fn.atomic_energies.numel():
             model.keep_atomic_energies(exact)
@@ -362,6 +364,8 @@ class _Session:
         if line:
             when = "Initial" if epoch is None else f"Epoch {epoch}"
             logging.info(f"{when}: head: {valid_loader_name}, {line}")
+        if epoch is None:
+            warn_of_branches(eval_metrics, "Before the first epoch")
 
     # Results.
 
@@ -384,6 +388,7 @@ class _Session:
         for name, values in metrics.items():
             if offset_said(values):
                 logging.info(f"Energies of {name}: {offset_said(values)}")
+            warn_of_branches(values, name)
         labels = label_table(metrics)
         if labels is not None:
             logging.info("Errors of electrical labels:\n" + labels)

@@ -1,5 +1,7 @@
 """The calculator: ASE's names and units, committees, dtypes, fields, refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -492,17 +494,32 @@ def test_a_calculator_says_in_one_line_what_it_is(model_file):
         assert part in line
 
 
-def test_a_field_on_screened_charges_says_its_scale(caplog):
-    """Results are physical, the field acts on latent charges: F = Z*·E/√ε∞."""
+@pytest.mark.parametrize("own", [True, False], ids=["of the model", "of the calculator"])
+@pytest.mark.parametrize("readout", ["transfer", "bond"])
+def test_a_field_acts_on_physical_charges(readout, own):
+    """Latent charges are physical ones over √ε∞; forces in a field are Z*ᵀF of the results."""
+    options = LongRangeOptions(charge_readout=readout, induced="dipole")
+    if own:
+        options = replace(options, epsilon_infinity=4.0)
     atoms, field = rock_salt(), np.array([0.0, 0.0, 0.05])
-    calculator = make_calculator(models=random_model(FULL), epsilon_infinity=4.0)
+    calculator = make_calculator(
+        models=[random_model(options), random_model(options, seed=1)],
+        epsilon_infinity=None if own else 4.0,
+    )
     atoms.calc = calculator
     born, zero = calculator.get_property("born_charges", atoms), atoms.get_forces()
+    energy = atoms.get_potential_energy()
     forces = []
     for sign in (-1, 1):
         calculator.external_field = sign * field
         forces.append(atoms.get_forces())
-    assert "√ε∞ = 2" in caplog.text
-    expected = np.einsum("a,nab->nb", field, born) / 2
+    expected = np.einsum("a,nab->nb", field, born)
     np.testing.assert_allclose((forces[1] - forces[0]) / 2, expected, atol=1e-9)
     assert np.abs(forces[1] - zero).max() > 1e-4
+    assert calculator.results["zero_field_energy"] == pytest.approx(energy, abs=1e-9)
+    calculator.divide_by_chi = True
+    calculator.results = {}
+    with pytest.raises(InputError, match="give epsilon_infinity divided by a fixed 1"):
+        atoms.get_forces()
+    alone = salty_water()  # where χ is zero
+    assert np.isfinite(calculator.get_property("forces", alone)).all()

@@ -244,6 +244,21 @@ def test_several_training_files(tmp_path):
     assert "train=8, valid=4" in log_of(tmp_path)
 
 
+def test_formal_charges_start_near_the_energies(tmp_path):
+    """Averages of energies know the Madelung energy, of several eV per atom."""
+    data = write_data(tmp_path, periodic_frames(6))
+    bonds = dict(charge_readout="bond", induced="none", formal_charges="Na:1,Cl:-1")
+    model = train(tmp_path, train_file=data, max_num_epochs=1, **bonds)
+    assert "--E0s average: with formal charges" in log_of(tmp_path)
+    initial = re.search(r"Initial: .*RMSE_E_per_atom= *([\d.]+) meV", log_of(tmp_path))
+    assert float(initial[1]) < 500.0  # of the untrained backbone
+    frame = periodic_frames(1)[0]
+    frame.calc = None
+    from tests.helpers import evaluate
+
+    assert evaluate(model, frame)["long_range_energy"].item() / len(frame) < -2.0
+
+
 def test_heads_with_their_own_energies_and_keys(tmp_path, capsys):
     """Energies of atoms as numbers or averages, and labels under other names, by head."""
     frames = open_frames(8)

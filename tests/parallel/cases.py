@@ -40,8 +40,8 @@ def model(solver="auto", dtype=None, **options):
     return found if dtype is None else found.to(dtype)
 
 
-def bonds(solver="auto"):
-    found = model(solver, charge_readout="bond", induced="dipole")
+def bonds(solver="auto", **options):
+    found = model(solver, **{"charge_readout": "bond", "induced": "dipole", **options})
     found.multipole_readouts.transfer.rescale(20.0)
     return found
 
@@ -94,7 +94,7 @@ CASES = {
     "bonds": Case(
         lambda: (
             _shuffled(rock_salt("triclinic")),
-            bonds("ewald"),
+            bonds("ewald", epsilon_infinity=2.0),
             {"external_field": [0.05, -0.03, 0.08]},
         )
     ),

@@ -40,12 +40,11 @@ def test_a_field_goes_up_down_and_back(shape):
 
 
 @pytest.mark.parametrize("periodic", [True, False])
-@pytest.mark.parametrize("divide_by_chi", [True, False])
-def test_energy_less_the_work_of_the_field_is_conserved(tmp_path, periodic, divide_by_chi):
+def test_energy_less_the_work_of_the_field_is_conserved(tmp_path, periodic):
     """At constant energy: what is left is the error of the integrator, of second order."""
     left = []
     for step in (0.5, 0.25):
-        calc = calculator(divide_by_chi=divide_by_chi)
+        calc = calculator()
         calc.external_field = PeriodicField((0.0, 0.1, 0.2), "sine", 12.0)
         atoms = rock_salt() if periodic else salty_water()
         how = settings(timestep=step, every=round(1 / step), temperature=50.0)
