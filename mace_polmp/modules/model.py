@@ -30,7 +30,7 @@ from mace_polmp.modules.summary import summary
 
 __all__ = ["ELECTRICAL_OUTPUTS", "FORMAT_VERSION", "BackboneOutput", "MultipoleMACE"]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
@@ -151,6 +151,8 @@ class MultipoleMACE(ScaleShiftMACE):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         readouts, version = self.multipole_readouts, self.format_version
         self.format_version = max(version, FORMAT_VERSION)
+        if version < 6:  # before charges were induced along edges
+            readouts.bond_softness = None
         if version < 5:  # before anything was induced self-consistently
             self.long_range_options = replace(self.long_range_options, response="one_step")
             readouts.options = self.long_range_options
@@ -370,5 +372,7 @@ class MultipoleMACE(ScaleShiftMACE):
             return self.long_range(without)[1].polarizability
         response = self.read_multipoles(data)[2]
         where = (graph.positions, graph.cell, graph.pbc, graph.batch)
-        alpha = polarizability_tensors(response, len(graph.positions), graph.positions)
-        return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan)
+        dipoles = replace(response, bonds=None)
+        alpha = polarizability_tensors(dipoles, len(graph.positions), graph.positions)
+        bonds = response.bonds
+        return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan, bonds)
