@@ -107,8 +107,8 @@ WATER_IONS = Recipe(
     largest_force=2.5,
     is_cut=False,
 )
-# Little enough that a network learns it to some meV in minutes. Two Cl− are left out: GFN2-xTB damps
-# the law of Coulomb (0.1 eV less than 14.4 eV Å/r at 6 Å), and multipoles do not.
+# Little enough that a network learns it to some meV in minutes. Two Cl− are left out: GFN2-xTB
+# damps the law of Coulomb (0.1 eV less than 14.4 eV Å/r at 6 Å), and multipoles do not.
 CHLORIDE_WATER = Recipe(
     clusters=[WATER, (2, "Cl")],
     dimers=[(WATER, WATER), (CHLORIDE, WATER)],

@@ -39,9 +39,9 @@ class ElectricalLoss(torch.nn.Module):
     Each of the electrical terms is a mean over the structures of a batch, zero where a structure
     has no label: of the squared components of the dipole and the polarization (e Å)², the
     polarizability (e² Å²/eV)² and the total charge e², divided by the number of atoms; of Born
-    charges and charges of atoms e² the mean over atoms and components. Labels of the polarization are moved to the
-    branch that is nearest to the prediction. Weights of structures and labels (config_weight,
-    config_dipole_weight, …) multiply them.
+    charges and charges of atoms e² the mean over atoms and components. Labels of the polarization
+    are moved to the branch that is nearest to the prediction. Weights of structures and labels
+    (config_weight, config_dipole_weight, …) multiply them.
 
     Args:
         base: upstream's loss.
