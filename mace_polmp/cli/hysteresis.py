@@ -95,7 +95,7 @@ def _period(args: argparse.Namespace, first: Atoms, where: str) -> float:
 
 
 def _polarization(args: argparse.Namespace, frames: list[Atoms], where: str) -> tuple[Array, float]:
-    """The polarization, [n_times, 3], e/Å², and √ε∞, by which it was multiplied."""
+    """The polarization, [n_times, 3], e/Å², and by what --epsilon_infinity has made it larger."""
     if not frames[0].pbc.all():
         raise InputError(
             f"{where}: a polarization needs a volume: frames that are periodic in three directions"
@@ -104,11 +104,6 @@ def _polarization(args: argparse.Namespace, frames: list[Atoms], where: str) -> 
         raise InputError(
             f"{where}: the dipole of a periodic structure is that of its polarization only with a "
             "model that was trained with --charge_readout bond"
-        )
-    if bool(frames[0].info.get("divided_by_chi", False)):
-        raise InputError(
-            f"{where}: dipoles were divided by 1 + chi, and the field was not; run md without "
-            "--divide_by_chi"
         )
     dipole = column(frames, "dipole")
     if dipole is None:
@@ -120,7 +115,9 @@ def _polarization(args: argparse.Namespace, frames: list[Atoms], where: str) -> 
     check_unused(args, "dipole", where)
     moment, epsilon = as_written(args, frames, "dipole", dipole)
     volumes = np.array([atoms.get_volume() for atoms in frames])
-    return moment / volumes[:, None], math.sqrt(epsilon)
+    # The field acts on physical charges: larger ones have the same forces in a smaller field.
+    written = float(frames[0].info.get("epsilon_infinity", 1.0))
+    return moment / volumes[:, None], math.sqrt(epsilon / written)
 
 
 def _write_table(loop: Loop, base: Path) -> None:

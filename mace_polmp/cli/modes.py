@@ -218,7 +218,7 @@ def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculato
     """∂α/∂r, mean over the models, or None for a model without induced dipoles."""
     from mace_polmp.modules.born_charges import polarizability_derivatives
 
-    if not all(model.long_range_options.induces_dipoles for model in calculator.models):
+    if not all(model.long_range_options.is_polarizable for model in calculator.models):
         print("note: the model has no induced dipoles: no Raman activities")
         return None
     batch = calculator._atoms_to_batch(atoms)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mace_polmp.analysis import sampling
+from mace_polmp.analysis import plots, sampling
 from mace_polmp.analysis.correlation import Array, timestep_of
 from mace_polmp.cli.common import checked, make_calculator
 from mace_polmp.errors import InputError
@@ -78,8 +78,10 @@ def read_series(args: argparse.Namespace) -> Series:
             f"{where}: has no velocities to take the temperature from; give --temperature or a "
             "trajectory with velocities"
         )
-    needed = {"raman": "polarizability"}.get(args.kind, "current" if periodic else "dipole")
     found = {name: column(frames, name) for name in ("dipole", "current", "polarizability")}
+    needed = {"raman": "polarizability"}.get(args.kind, "current" if periodic else "dipole")
+    if args.kind == "conductivity":
+        needed = _of_conduction(frames, found, where)
     epsilon = 1.0
     if found[needed] is None:
         found[needed], epsilon = _evaluate(args, frames, needed, moving)
@@ -104,6 +106,26 @@ def read_series(args: argparse.Namespace) -> Series:
         formula=frames[0].get_chemical_formula(),
         model=str(frames[0].info.get("model", "")),
     )
+
+
+def _of_conduction(frames: list[Atoms], found: dict[str, Array | None], where: str) -> str:
+    """What a conductivity is made of: the current, or the dipole where it is the polarization.
+
+    Raises:
+        InputError: open structures or slabs, or a field.
+    """
+    if not frames[0].pbc.all():
+        raise InputError(
+            f"{where}: a conductivity needs a structure that is periodic in three directions"
+        )
+    if any(np.any(atoms.info.get("external_field", 0.0)) for atoms in frames):
+        raise InputError(
+            f"{where}: ran in an external field; a conductivity is taken from the fluctuations of "
+            "a run without one"
+        )
+    defined = bool(frames[0].info.get("defines_polarization", False))
+    has_dipole = found["current"] is None and found["dipole"] is not None
+    return "dipole" if has_dipole and defined else "current"
 
 
 def check_same(frames: list[Atoms], where: str) -> None:
@@ -285,7 +307,7 @@ def _evaluate(
     calculator = make_calculator(args)
     if name == "polarizability":
         for model in calculator.models:
-            if not model.long_range_options.induces_dipoles:
+            if not model.long_range_options.is_polarizable:
                 raise InputError(
                     "raman: the model has no induced dipoles, hence no polarizability; train one "
                     "with --induced dipole or both"
@@ -314,3 +336,10 @@ def _evaluate(
         values.append(value)
     epsilon = calculator.permittivity() if frames[0].pbc.all() else 1.0
     return np.array(values), epsilon
+
+
+def details(args: argparse.Namespace, series: Series, temperature: float) -> list[str]:
+    """Model, data and temperature for a title."""
+    model = series.model if args.model is None else plots.names(args.model)
+    data = f"{plots.names(args.trajectory)} ({plots.typeset(series.formula)})"
+    return [f"model {model}" if model else "", data, f"{temperature:.0f} K"]

@@ -31,7 +31,7 @@ from mace_polmp.modules.summary import summary
 
 __all__ = ["ELECTRICAL_OUTPUTS", "FORMAT_VERSION", "BackboneOutput", "MultipoleMACE"]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
@@ -153,6 +153,8 @@ class MultipoleMACE(ScaleShiftMACE):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         readouts, version = self.multipole_readouts, self.format_version
         self.format_version = max(version, FORMAT_VERSION)
+        if version < 6:  # before charges were induced along edges
+            readouts.bond_softness = None
         if version < 5:  # before anything was induced self-consistently
             self.long_range_options = replace(self.long_range_options, response="one_step")
             readouts.options = self.long_range_options
@@ -373,15 +375,17 @@ class MultipoleMACE(ScaleShiftMACE):
             without = Graph.of({k: v for k, v in data.items() if k != "applied_field"})
             return self.long_range(without)[1].polarizability
         response = self.read_multipoles(data)[2]
-        alpha = polarizability_tensors(response, len(graph.positions), graph.positions)
-        return self._with_local_fields(graph, alpha)
+        return self._with_local_fields(graph, response)
 
     def local_polarizability(self, graph: Graph, out: HeadOutput) -> Tensor:
         """The same, of structures without a field whose head output is known."""
         if self.long_range_options.is_self_consistent:
             return out.polarizability
-        return self._with_local_fields(graph, out.atomic_polarizabilities)
+        return self._with_local_fields(graph, out.response)
 
-    def _with_local_fields(self, graph: Graph, alpha: Tensor) -> Tensor:
+    def _with_local_fields(self, graph: Graph, response: ResponseCoefficients) -> Tensor:
         where = (graph.positions, graph.cell, graph.pbc, graph.batch)
-        return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan)
+        dipoles = replace(response, bonds=None)
+        alpha = polarizability_tensors(dipoles, len(graph.positions), graph.positions)
+        bonds = response.bonds
+        return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan, bonds)

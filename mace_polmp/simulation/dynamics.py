@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mace_polmp.analysis.sampling import whole_molecules
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
-from mace_polmp.calculators.checks import check_field, has_formal_charges
+from mace_polmp.calculators.checks import check_field, check_screening, has_formal_charges
 from mace_polmp.errors import InputError
 from mace_polmp.files import locked, make_folder
 from mace_polmp.repeatable import repeatable
@@ -285,6 +285,7 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
     if isinstance(calculator.external_field, PeriodicField):  # it begins with zero
         amplitude = np.asarray(calculator.external_field.amplitude)
         check_field(atoms, amplitude, {"forces"}, calculator.defines_polarization)
+        check_screening(atoms, calculator.divide_by_chi)
     if settings.ensemble == "npt":
         if atoms.constraints:
             raise InputError("ensemble npt does not work with constrained atoms; free them")
@@ -307,7 +308,7 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
             "no_rotation is for open structures whose atoms are all free; leave it out"
         )
     options = [model.long_range_options for model in calculator.models]
-    if "polarizability" in settings.observables and not all(o.induces_dipoles for o in options):
+    if "polarizability" in settings.observables and not all(o.is_polarizable for o in options):
         raise InputError(
             "observable polarizability: the model has no induced dipoles; train with --induced "
             "dipole or both, or leave it out"
