@@ -119,7 +119,7 @@ LABELS = {
         (3, 3),
         False,
         POLARIZABILITY,
-        trained=(OPEN,),
+        trained=(OPEN, PERIODIC),
     ),
     "born_charges": Quantity(
         "REF_born_charges",
@@ -131,9 +131,13 @@ LABELS = {
         trained=(OPEN, PERIODIC),
         bonds=(SLAB,),
     ),
+    "charges": Quantity("REF_charges", "charges", (), True, CHARGE),
     "total_charge": Quantity("total_charge", "", (), False, CHARGE),
 }
 """All labels of structures by name."""
+
+EPSILON_KEY = "REF_epsilon_infinity"
+"""ε∞ of a periodic structure, a number or [3, 3]: another way to give its polarizability."""
 
 SUGGESTED_WEIGHTS = {
     "energy": 40.0,
@@ -143,6 +147,7 @@ SUGGESTED_WEIGHTS = {
     "polarization": 100.0,
     "polarizability": 100.0,
     "born_charges": 10.0,
+    "charges": 10.0,
 }
 """In the loss, weights that go together; with upstream's 1 and 100 energies keep an offset."""
 

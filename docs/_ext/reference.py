@@ -33,8 +33,10 @@ _RESULTS = {
     "long_range_energy": "energy of the multipoles and their response, a part of the energy",
     "energies": "energies of the atoms, long-range part included",
     "born_charges": "Born effective charges, [atom, polarization, displacement]",
-    "electronic_polarizability": "polarizability with the local fields of a periodic structure",
-    "electronic_permittivity": "ε∞ of a periodic structure from its induced dipoles",
+    "electronic_polarizability": "polarizability with local fields; of a periodic structure "
+    "that of the cell, eps0 V (ε∞ − 1)",
+    "electronic_permittivity": "ε∞ of a periodic structure, of its induced dipoles and the "
+    "screening of its charges",
     "zero_field_energy": "energy without the external field",
 }
 _UNITS = {

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from mace_polmp.analysis.errors import Comparison
 from mace_polmp.branches import are_far, lattice_of, nearest
-from mace_polmp.labels import weight_of
-from mace_polmp.quantities import QUANTITIES, boundary, check, check_prediction, find
+from mace_polmp.labels import read_label, weight_of
+from mace_polmp.quantities import QUANTITIES, boundary, check_prediction
 
 
 def compare(
@@ -52,9 +52,7 @@ def compare(
         atoms.set_constraint()  # which would set forces to zero
         kind = boundary(atoms.pbc)
         labels = {
-            name: check(
-                find(labelled, keys[name]), name, atoms, f"{where}: frame {number}", keys[name]
-            )
+            name: read_label(labelled, name, keys[name], f"{where}: frame {number}")
             for name, quantity in known.items()
             if quantity.is_defined(kind, polarized)
             and weight_of(labelled, name, f"{where}: frame {number}") > 0

@@ -75,8 +75,6 @@ def add_relaxation(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute the modes, print the table and write CSV, plots and ASE's vibrations file."""
-    from mace_polmp.calculators.longitudinal import longitudinal_permittivity
-
     _check_numbers(args)
     calculator = make_calculator(args)
     where = f"{args.structure}: frame {args.frame}"
@@ -123,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
         with_field = analysis.longitudinal_hessian(
             hessian,
             along[free],
-            longitudinal_permittivity(calculator, atoms),
+            np.asarray(calculator.get_property("electronic_permittivity", atoms)),
             atoms.get_volume(),
             np.array(direction),
         )
@@ -239,7 +237,7 @@ def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculato
     """∂α/∂r, mean over the models, or None for a model without induced dipoles."""
     from mace_polmp.modules.born_charges import polarizability_derivatives
 
-    if not all(model.long_range_options.induces_dipoles for model in calculator.models):
+    if not all(model.long_range_options.is_polarizable for model in calculator.models):
         print("note: the model has no induced dipoles: no Raman activities")
         return None
     batch = calculator._atoms_to_batch(atoms)
@@ -248,7 +246,7 @@ def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculato
         for model in calculator.models
     ]
     derivatives: Array = np.mean([t.cpu().numpy() for t in tensors], axis=0)
-    return derivatives
+    return derivatives * (calculator.permittivity() if atoms.pbc.all() else 1.0)
 
 
 def _write(

@@ -100,7 +100,6 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute phonons, print those at Γ and write bands, table, pictures and phonopy's files."""
-    from mace_polmp.calculators.longitudinal import longitudinal_permittivity
     from mace_polmp.interfaces import phonopy
 
     _check_numbers(args, phonopy.METHODS)
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     phonons = phonopy.displaced(atoms, repeats, args.distance)
     path = phonopy.band_path(phonons, args.path)
     born = np.asarray(calculator.get_property("born_charges", atoms))
-    permittivity = longitudinal_permittivity(calculator, atoms)
+    permittivity = np.asarray(calculator.get_property("electronic_permittivity", atoms))
     cells = phonopy.supercells(phonons)
     print(
         f"{len(cells) - 1} displacements in a supercell of {' × '.join(map(str, repeats))}, "

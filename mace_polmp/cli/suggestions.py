@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mace_polmp.quantities import LABELS, SLAB, SUGGESTED_WEIGHTS, boundary, find
+from mace_polmp.quantities import LABELS, PERIODIC, SLAB, SUGGESTED_WEIGHTS, boundary, find
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -72,6 +72,8 @@ def training_flags(
         flags.append("--charge_readout bond --induced dipole")
     elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
         flags.append("--constrain_charge softness")
+    if _is_screened(frames, counts):
+        flags.append("--epsilon_infinity learn")
     for name in ("energy", "forces", "dipole", "polarization", "polarizability", "born_charges"):
         if counts[name] and (bonds or name not in _of_bonds(frames, keys)):
             flags.append(f"--{name}_weight {SUGGESTED_WEIGHTS[name]:g}")
@@ -90,3 +92,9 @@ def _of_bonds(frames: list[Atoms], keys: dict[str, str]) -> set[str]:
 def _needs_bonds(frames: list[Atoms], keys: dict[str, str], counts: dict[str, int]) -> bool:
     """Whether a file has such labels."""
     return any(counts[name] for name in _of_bonds(frames, keys))
+
+
+def _is_screened(frames: list[Atoms], counts: dict[str, int]) -> bool:
+    """Whether labels of periodic structures know what energies do not: what screens charges."""
+    labels = any(counts[name] for name in ("polarization", "polarizability", "born_charges"))
+    return labels and any(boundary(atoms.pbc) == PERIODIC for atoms in frames)

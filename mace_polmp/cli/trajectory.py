@@ -307,7 +307,7 @@ def _evaluate(
     calculator = make_calculator(args)
     if name == "polarizability":
         for model in calculator.models:
-            if not model.long_range_options.induces_dipoles:
+            if not model.long_range_options.is_polarizable:
                 raise InputError(
                     "raman: the model has no induced dipoles, hence no polarizability; train one "
                     "with --induced dipole or both"

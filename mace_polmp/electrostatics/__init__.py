@@ -4,6 +4,7 @@ Source of the method: Kim et al., "Polarizable atomic multipoles for learning lo
 electrostatics", arXiv:2605.05746 (2026). Units: Å, eV, e.
 """
 
+from mace_polmp.electrostatics.bonds import BondResponse
 from mace_polmp.electrostatics.engine import Electrostatics
 from mace_polmp.electrostatics.keeper import PlanKeeper
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients
@@ -12,6 +13,7 @@ from mace_polmp.electrostatics.plan import Plan, PlanShape
 from mace_polmp.electrostatics.result import ElectrostaticsResult
 
 __all__ = [
+    "BondResponse",
     "Electrostatics",
     "ElectrostaticsResult",
     "FieldOperator",

@@ -268,7 +268,7 @@ class Electrostatics(torch.nn.Module):
         """
         check_inputs(positions, cell, pbc, batch, multipoles, response, external_field)
         response = ResponseCoefficients() if response is None else response
-        responds = response.softness is not None or response.polarizability is not None
+        responds = not response.is_none
         checked = plan is None
         if plan is None:
             plan = self.checked_plan(positions, cell, pbc, batch, multipoles.charge)

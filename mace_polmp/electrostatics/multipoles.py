@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.bonds import BondResponse, check_bonds
 from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.products import small_product
 
@@ -63,16 +64,23 @@ def symmetric_components(quadrupole: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ResponseCoefficients:
-    """Coefficients of the one-step linear response.
+    """Coefficients of the linear response.
 
     Attributes:
         softness: charge response κ, [n_atoms], e²/eV, not negative; None for no induced charges.
         polarizability: α, [n_atoms] (isotropic) or [n_atoms, 3, 3] (symmetric, positive
             semi-definite), e² Å²/eV; None for no induced dipoles.
+        bonds: edges along which charge is induced, in place of a softness of atoms; None for none.
     """
 
     softness: Tensor | None = None
     polarizability: Tensor | None = None
+    bonds: BondResponse | None = None
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is induced."""
+        return self.softness is None and self.polarizability is None and self.bonds is None
 
 
 def check_inputs(
@@ -112,6 +120,10 @@ def check_inputs(
         "external_field": (external_field, (n_structures, 3), "n_structures, 3"),
     }
     if response is not None:
+        if response.bonds is not None:
+            if response.softness is not None:
+                raise ValueError("softness and bonds: charges are induced by one of them; give one")
+            check_bonds(response.bonds, n, positions)
         floats["softness"] = (response.softness, (n,), "n_atoms")
         alpha = response.polarizability
         if alpha is not None and alpha.dim() == 1:

@@ -1,6 +1,7 @@
 """One-step linear response: charges and dipoles induced by the field of the permanent multipoles.
 
-Δq_i = −κ_i φ_i, U_i = −½ κ_i φ_i²; Δμ_i = α_i·E_i, U_i = −½ E_i·α_i·E_i (arXiv:2605.05746).
+Δq_i = −κ_i φ_i, U_i = −½ κ_i φ_i²; Δμ_i = α_i·E_i, U_i = −½ E_i·α_i·E_i (arXiv:2605.05746). Charges
+that are induced along bonds: bonds.py.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.bonds import induced_along_bonds
 from mace_polmp.electrostatics.external_field import ExternalField
 from mace_polmp.electrostatics.multipoles import ResponseCoefficients
 from mace_polmp.electrostatics.result import ElectrostaticsResult, Permanent
@@ -56,7 +58,7 @@ def one_step(
     external: ExternalField | None,
     conserve_charge: bool,
 ) -> ElectrostaticsResult:
-    """Add the response to the permanent multipoles and, of dipoles, to the external field.
+    """Add the response to the permanent multipoles and, but of softness, to the external field.
 
     Args:
         known: of the permanent multipoles.
@@ -66,7 +68,14 @@ def one_step(
     """
     sums, permanent = known.operator.plan.sums, known.energy
     energy, potential, field = permanent, known.potential, known.field
-    if response.softness is not None:
+    at_atoms = None if external is None else sums.at_atoms(external.whole)
+    moment = None
+    if response.bonds is not None:
+        assert potential is not None
+        charge, moment, each = induced_along_bonds(response.bonds, potential, at_atoms)
+        energy_charge = sums.own(each)
+        energy = energy + energy_charge
+    elif response.softness is not None:
         assert potential is not None
         found = induced_charges(response.softness, potential, sums, conserve_charge)
         charge, energy_charge = found
@@ -75,9 +84,7 @@ def one_step(
         charge, energy_charge = torch.zeros_like(known.positions[:, 0]), torch.zeros_like(permanent)
     if response.polarizability is not None:
         assert field is not None
-        whole = field
-        if external is not None:
-            whole = field + sums.at_atoms(external.whole)
+        whole = field if at_atoms is None else field + at_atoms
         dipole, energy_dipole = induced_dipoles(response.polarizability, whole, sums)
         energy = energy + energy_dipole
     else:
@@ -91,4 +98,5 @@ def one_step(
         field=field,
         induced_charge=charge,
         induced_dipole=dipole,
+        induced_moment=moment,
     )

@@ -26,6 +26,8 @@ class ElectrostaticsResult:
         field: [n_atoms, 3] V/Å, likewise, the external field not included.
         induced_charge: [n_atoms] e; zero without a softness.
         induced_dipole: [n_atoms, 3] e Å; zero without a polarizability.
+        induced_moment: of charges that are induced along bonds ½ Σ Δt r of the edges to each atom,
+            whose sum is their dipole, [n_atoms, 3] e Å; None without bonds.
         drive: of a self-consistent response minus the potential and the field of permanent and
             induced multipoles (external field included), [n_atoms, 4], V and V/Å; else None.
     """
@@ -39,6 +41,7 @@ class ElectrostaticsResult:
     induced_charge: Tensor
     induced_dipole: Tensor
     drive: Tensor | None = None
+    induced_moment: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

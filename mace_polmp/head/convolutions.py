@@ -27,9 +27,9 @@ from mace_polmp.head.electronegativity import electropositivity
 HIDDEN = 32
 CHANNELS = 16
 
-# Charge transfer: widths of the bells that it decays with (Å); the start moves so much charge (e)
-# along the second of them per unit of electronegativity; size of everything else at the start.
-_WIDTHS = (1.0, 1.5, 2.2, 3.2, 4.5)
+# Widths of the bells that what moves along edges decays with, Å. Charge transfer starts with so
+# much (e) along the second of them per unit of electronegativity; size of everything else then.
+WIDTHS = (1.0, 1.5, 2.2, 3.2, 4.5)
 _BOND, _BOND_CHARGE, _OTHERS = 1, 0.2, 0.3
 
 
@@ -174,10 +174,10 @@ class ChargeTransfer(torch.nn.Module):
         self.node_linear = torch.nn.Linear(n_scalars, 2 * CHANNELS, bias=False)
         self.element_bias = torch.nn.Parameter(torch.zeros(len(atomic_numbers), 2 * CHANNELS))
         n_channels = CHANNELS + int(is_driven)
-        self.radial = torch.nn.Parameter(_OTHERS * torch.randn(len(_WIDTHS), n_channels))
+        self.radial = torch.nn.Parameter(_OTHERS * torch.randn(len(WIDTHS), n_channels))
         self.messages = torch.nn.Identity()  # what passes here is one message per edge
         dtype = torch.get_default_dtype()
-        self.register_buffer("widths", torch.tensor(_WIDTHS, dtype=dtype), persistent=False)
+        self.register_buffer("widths", torch.tensor(WIDTHS, dtype=dtype), persistent=False)
         with torch.no_grad():
             self.node_linear.weight *= _OTHERS
             self.node_linear.weight[[0, CHANNELS]] = 0.0
@@ -237,11 +237,22 @@ class ChargeTransfer(torch.nn.Module):
 
     def _weights(self, edges: Edges) -> Tensor:
         """w_c of each edge, [n_edges, n_channels]."""
-        lengths = edges.lengths
-        if lengths is None:
-            lengths = torch.linalg.vector_norm(edges.vectors, dim=-1, keepdim=True)
-        inside = (1.0 - (lengths / self.cutoff) ** 2).clamp(min=0.0) ** 3
-        return (torch.exp(-((lengths / self.widths) ** 2)) * inside) @ self.radial
+        return within(edges, self.widths, self.cutoff) @ self.radial
+
+
+def within(edges: Edges, widths: Tensor, cutoff: float) -> Tensor:
+    """Bells that vanish with two derivatives at the cutoff, [n_edges, n_widths].
+
+    Args:
+        edges: of the graph.
+        widths: [n_widths], Å.
+        cutoff: Å.
+    """
+    lengths = edges.lengths
+    if lengths is None:
+        lengths = torch.linalg.vector_norm(edges.vectors, dim=-1, keepdim=True)
+    inside = (1.0 - (lengths / cutoff) ** 2).clamp(min=0.0) ** 3
+    return torch.exp(-((lengths / widths) ** 2)) * inside
 
 
 def moments_of_bonds(along_edges: Tensor, edges: Edges, n_atoms: int) -> Tensor:

@@ -111,7 +111,10 @@ class HeadOutput:
 
     @computed_once
     def atomic_polarizabilities(self) -> Tensor:
-        """α, [n_atoms, 3, 3], e² Å²/eV; zero without induced dipoles."""
+        """α, [n_atoms, 3, 3], e² Å²/eV; zero where a field induces nothing.
+
+        With half of ½ k r r of each edge of the atom, along which charge moves: see bonds.py.
+        """
         return polarizability_tensors(self.response, len(self.positions), self.positions)
 
     @computed_once
@@ -122,7 +125,10 @@ class HeadOutput:
         """
         if self.bond_moments is None:
             return total_dipole(self.positions, self.sums, self.charges, self.atomic_dipoles)
-        return self.sums.total(self.bond_moments + self.atomic_dipoles)
+        moments = self.bond_moments + self.atomic_dipoles
+        if self.result.induced_moment is not None:
+            moments = moments + self.result.induced_moment
+        return self.sums.total(moments)
 
     @computed_once
     def polarizability(self) -> Tensor:

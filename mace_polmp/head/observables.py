@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics import (
+    BondResponse,
     Electrostatics,
     ElectrostaticsResult,
     Multipoles,
     Plan,
     ResponseCoefficients,
 )
+from mace_polmp.electrostatics.bonds import induced_along_bonds
 from mace_polmp.electrostatics.constants import kept
 from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.products import cell_volume
@@ -70,6 +72,9 @@ def atom_energies(
         softness = response.softness
         squares = result.induced_charge**2 / softness.where(softness > 0, 1.0)
         energies = energies - 0.5 * squares
+    if response.bonds is not None:
+        assert result.potential is not None
+        energies = energies + induced_along_bonds(response.bonds, result.potential, None)[2]
     if response.polarizability is not None:
         assert result.field is not None
         energies = energies - 0.5 * (result.induced_dipole * result.field).sum(-1)
@@ -77,13 +82,18 @@ def atom_energies(
 
 
 def polarizability_tensors(response: ResponseCoefficients, n_atoms: int, like: Tensor) -> Tensor:
-    """Atomic polarizabilities as tensors, [n_atoms, 3, 3], e² Å²/eV; zero without a response."""
-    alpha = response.polarizability
+    """Atomic polarizabilities as tensors, [n_atoms, 3, 3], e² Å²/eV; zero without a response.
+
+    With charges that are induced along bonds each atom has half of those of its edges.
+    """
+    alpha, bonds = response.polarizability, response.bonds
     if alpha is None:
-        return like.new_zeros(n_atoms, 3, 3)
-    if alpha.dim() == 3:
-        return alpha
-    return alpha[:, None, None] * _unit(alpha.dtype, alpha.device)
+        found = like.new_zeros(n_atoms, 3, 3)
+    elif alpha.dim() == 3:
+        found = alpha
+    else:
+        found = alpha[:, None, None] * _unit(alpha.dtype, alpha.device)
+    return found if bonds is None else found + bonds.polarizabilities(n_atoms)
 
 
 @kept()
@@ -99,6 +109,7 @@ def electronic_polarizability(
     batch: Tensor,
     atomic: Tensor,
     plan: Plan | None = None,
+    bonds: BondResponse | None = None,
 ) -> Tensor:
     """The polarizability tensor of each structure in one-step response, [n_structures, 3, 3].
 
@@ -110,33 +121,69 @@ def electronic_polarizability(
     Args:
         engine: the model's electrostatics.
         positions, cell, pbc, batch: as of the engine.
-        atomic: α_i, [n_atoms, 3, 3], e² Å²/eV.
+        atomic: α_i of induced dipoles, [n_atoms, 3, 3], e² Å²/eV.
         plan: of the structures; None to make one.
+        bonds: along which charges are induced, or None. Their charges and potentials are part of
+            the local-field sum.
 
     Returns:
         e² Å²/eV, differentiable.
     """
     if plan is None:
         plan = engine.checked_plan(positions, cell, pbc, batch)
-    bare = plan.sums.total(atomic)
+    n_atoms = len(positions)
+    bare = plan.sums.total(atomic if bonds is None else atomic + bonds.polarizabilities(n_atoms))
     if not any(any(flag) for flag in plan.shape.pbc):
         return bare
     operator = engine.prepare(plan, positions, cell)
-    none = torch.zeros_like(atomic[:, 0, 0])
-    # The dipoles that fields along x, y and z induce.
-    fields = [operator.field(Multipoles(none, atomic[:, :, a]))[1] for a in range(3)]
-    local = torch.einsum("nbc,nac->nba", atomic, torch.stack(fields, dim=1))
+    rows = []
+    for axis in range(3):  # what fields along x, y and z induce
+        charge = torch.zeros_like(atomic[:, 0, 0])
+        if bonds is not None:
+            charge = bonds.to_atoms(bonds.softness * bonds.vectors[:, axis], n_atoms)
+        potential, field = operator.field(Multipoles(charge, atomic[:, :, axis]))
+        row = torch.einsum("nbc,nc->nb", atomic, field)
+        if bonds is not None:
+            moved = -bonds.softness * bonds.differences(potential)
+            row = row + bonds.moments(moved, n_atoms)
+        rows.append(row)
+    local = torch.stack(rows, dim=2)
     return bare + plan.sums.total(local * pbc.any(1)[batch, None, None])
 
 
 def electronic_permittivity(polarizability: Tensor, cell: Tensor) -> Tensor:
     """ε∞ = 1 + α/(eps0 V) of periodic structures, [n_structures, 3, 3].
 
-    An estimate: of a model trained on energies and forces, what its induced dipoles screen. The
-    rest of the screening is in its latent charges (see screening_factor).
+    Args:
+        polarizability: physical_polarizability, or for what induced dipoles alone screen
+            electronic_polarizability; e² Å²/eV.
+        cell: [n_structures, 3, 3], Å.
     """
     volume = cell_volume(cell)[:, None, None]
     return torch.eye(3).to(polarizability) + polarizability / (EPS0 * volume)
+
+
+def physical_polarizability(
+    polarizability: Tensor, cell: Tensor, pbc: Tensor, screening: Tensor | float
+) -> Tensor:
+    """The polarizability whose ε∞ is physical, [n_structures, 3, 3], e² Å²/eV.
+
+    Induced dipoles screen latent charges by 1 + α/(eps0 V), and latent charges are physical ones
+    divided by √ε_e. Together ε∞ = ε_e (1 + α/(eps0 V)) (see screening_factor), and the
+    polarizability of the cell is eps0 V (ε∞ − 1). Structures that are not periodic in three
+    directions keep theirs.
+
+    Args:
+        polarizability: electronic_polarizability.
+        cell, pbc: as of the engine.
+        screening: ε_e, [n_structures] or a number.
+    """
+    periodic = pbc.all(1)[:, None, None]
+    factor = torch.as_tensor(screening).to(polarizability).view(-1, 1, 1)
+    vacuum = EPS0 * cell_volume(cell.to(polarizability))[:, None, None]
+    unit = torch.eye(3).to(polarizability)
+    physical = factor * polarizability + (factor - 1.0) * vacuum * unit
+    return torch.where(periodic, physical, polarizability)
 
 
 def susceptibility(polarizability: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:

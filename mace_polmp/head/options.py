@@ -14,7 +14,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.head.formal_charges import formal_charges
 
 LEARN = "learn"
-BOND = "bond"
+BOND, BOND_DIPOLE = "bond", "bond_dipole"
 ONE_STEP, SELF_CONSISTENT = "one_step", "self_consistent"
 
 
@@ -84,9 +84,11 @@ class LongRangeOptions:
     )
     induced: str = option(
         "both",
-        "linear response to the potential (induced charges) and the field (induced dipoles)",
+        "linear response to the potential (induced charges) and the field (induced dipoles); with "
+        "--charge_readout bond also charges that are induced along edges (bond), alone or beside "
+        "dipoles (bond_dipole): they have a polarization in periodic structures",
         str,
-        ("none", "charge", "dipole", "both"),
+        ("none", "charge", "dipole", "both", BOND, BOND_DIPOLE),
     )
     response: str = option(
         ONE_STEP,
@@ -188,16 +190,27 @@ class LongRangeOptions:
         """Refuse formal charges that have no meaning, and what bond charges do not go with."""
         charges = formal_charges(self.formal_charges)
         if self.charge_readout != BOND:
+            if self.induces_bonds:
+                raise InputError(
+                    f"induced {self.induced} needs charge_readout {BOND}, got "
+                    f"{self.charge_readout!r}: charges that move along edges, all of them"
+                )
             if charges:
                 raise InputError(
                     f"formal_charges {self.formal_charges!r} needs charge_readout {BOND}, got "
                     f"{self.charge_readout!r}"
                 )
             return
+        if self.induces_bonds and self.is_self_consistent:
+            raise InputError(
+                f"response {SELF_CONSISTENT} does not go with induced {self.induced} yet; take "
+                f"response {ONE_STEP}"
+            )
         if self.induces_charges:
             raise InputError(
                 f"induced {self.induced} does not go with charge_readout {BOND}: charges that each "
-                "atom induces have no polarization in a periodic structure; take dipole or none"
+                f"atom induces have no polarization in a periodic structure; take {BOND}, dipole, "
+                f"{BOND_DIPOLE} or none"
             )
         if self.constrain_charge != "none":
             raise InputError(
@@ -248,4 +261,14 @@ class LongRangeOptions:
 
     @property
     def induces_dipoles(self) -> bool:
-        return self.induced in ("dipole", "both")
+        return self.induced in ("dipole", "both", BOND_DIPOLE)
+
+    @property
+    def induces_bonds(self) -> bool:
+        """Whether charges are induced along edges."""
+        return self.induced in (BOND, BOND_DIPOLE)
+
+    @property
+    def is_polarizable(self) -> bool:
+        """Whether a uniform field induces anything in a periodic structure."""
+        return self.induces_dipoles or self.induces_bonds

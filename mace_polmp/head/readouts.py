@@ -18,6 +18,7 @@ from torch import Tensor
 from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.coefficients import bounded
 from mace_polmp.electrostatics.products import small_product
+from mace_polmp.head.bond_softness import BondSoftness
 from mace_polmp.head.convolutions import (
     CHANNELS,
     HIDDEN,
@@ -27,6 +28,7 @@ from mace_polmp.head.convolutions import (
     moments_of_bonds,
 )
 from mace_polmp.head.electronegativity import electropositivity
+from mace_polmp.head.features import feature_slices, gathered
 from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.head.layer_charges import LayerCharges
 from mace_polmp.head.options import BOND, LongRangeOptions
@@ -39,7 +41,11 @@ _DIPOLE, _QUADRUPOLE, _SOFTNESS, _POLARIZABILITY = 0.02, 0.02, 0.01, 0.05
 _CHARGE_START = {"transfer": 0.1, "atomic": 0.3, "layers": 0.3, BOND: 0.3}
 # Softplus of this is where response coefficients start: 0.02 and 0.18 of the sizes above. Softness
 # lets charge flow between molecules however far apart; few data do not undo what is there.
-_RESPONSE_START = {"softness": -4.0, "polarizability": -1.6}
+_RESPONSE_START = {"softness": -4.0, "polarizability": -1.6, "bond_softness": -1.6}
+
+
+# Coefficients that are products of this many scalars of atoms.
+_FACTORS = {"bond_softness": 2}
 
 
 class MultipoleReadouts(torch.nn.Module):
@@ -81,7 +87,7 @@ class MultipoleReadouts(torch.nn.Module):
         self.layout = layout
         self.options = options
         self.atomic_numbers = list(atomic_numbers)
-        self._slices = _feature_slices(layer_irreps)
+        self._slices = feature_slices(layer_irreps)
         self._width = sum(irreps.dim for irreps in layer_irreps)
         n_scalars = sum(mul for _, mul in self._slices[0])
         self.scalar_names = ["charge"]
@@ -89,6 +95,8 @@ class MultipoleReadouts(torch.nn.Module):
             self.scalar_names.append("softness")
         if options.induces_dipoles:
             self.scalar_names.append("polarizability")
+        if options.induces_bonds:
+            self.scalar_names.append("bond_softness")
         self._anisotropic = options.induces_dipoles and options.polarizability == "anisotropic"
 
         # Tensors read out for each l, and the l that only a lift can give.
@@ -123,8 +131,9 @@ class MultipoleReadouts(torch.nn.Module):
             if options.charge_readout == "layers"
             else None
         )
+        self.bond_softness = BondSoftness(cutoff) if options.induces_bonds else None
         if self.has_bonds:
-            self.register_buffer("formal", self._formal_charges(), persistent=False)
+            self.register_buffer("formal", _formal_of(options, atomic_numbers), persistent=False)
         # 1 or −1: energies do not know the sign that all multipoles have in common.
         self.register_buffer("orientation", torch.ones((), dtype=torch.get_default_dtype()))
         # Symmetric traceless matrices of norm 1, one for each component of l = 2.
@@ -158,14 +167,6 @@ class MultipoleReadouts(torch.nn.Module):
     def has_bonds(self) -> bool:
         """Whether charges are formal ones and what moves along edges."""
         return self.options.defines_polarization
-
-    def _formal_charges(self) -> Tensor:
-        """Of the elements, [n_elements], e, as they are in the energy."""
-        given, permittivity = formal_charges(self.options.formal_charges), 1.0
-        if given and not isinstance(self.options.epsilon_infinity, str):
-            permittivity = self.options.epsilon_infinity
-        charges = torch.tensor([given.get(z, 0.0) for z in self.atomic_numbers])
-        return charges.to(torch.get_default_dtype()) / math.sqrt(permittivity)
 
     @property
     def _outer(self) -> torch.nn.Linear:
@@ -201,7 +202,7 @@ class MultipoleReadouts(torch.nn.Module):
                     last.weight[index] *= scale
                     last.bias[index] *= scale
                 else:  # softplus: the factor becomes a shift of its argument
-                    self.element_bias[:, index] += math.log(scale)
+                    self.element_bias[:, index] += math.log(scale) / _FACTORS.get(name, 1)
             last.weight[n_out:] *= scale
             last.bias[n_out:] *= scale
 
@@ -209,7 +210,8 @@ class MultipoleReadouts(torch.nn.Module):
         """Make response coefficients ten times smaller."""
         with torch.no_grad():
             for name in names:
-                self.element_bias[:, self.scalar_names.index(name)] -= math.log(10.0)
+                shift = math.log(10.0) / _FACTORS.get(name, 1)
+                self.element_bias[:, self.scalar_names.index(name)] -= shift
 
     def take_over(self, other: MultipoleReadouts, atomic_numbers: list[int]) -> None:
         """Become what other readouts of the same backbone are, without effect of what they lack.
@@ -249,6 +251,8 @@ class MultipoleReadouts(torch.nn.Module):
                 self.transfer.take_over(other.transfer, columns)
             if self.layers is not None and other.layers is not None:
                 self.layers.load_state_dict(other.layers.state_dict())
+            if self.bond_softness is not None and other.bond_softness is not None:
+                self.bond_softness.load_state_dict(other.bond_softness.state_dict())
 
     def _rows(self) -> dict[str, slice]:
         """Which outputs of the network belong to what."""
@@ -311,7 +315,7 @@ class MultipoleReadouts(torch.nn.Module):
             charge = moved + (node_attrs @ self.formal if self.has_bonds else charge)
         if self.layers is not None:
             charge = charge + self.layers(node_feats)
-        return self._multipoles(charge, tensors), self._response(columns, tensors)
+        return self._multipoles(charge, tensors), self._response(columns, tensors, edges)
 
     def bond_moments(
         self, positions: Tensor, node_feats: Tensor, node_attrs: Tensor, edges: Edges
@@ -353,9 +357,9 @@ class MultipoleReadouts(torch.nn.Module):
         )
 
     def _response(
-        self, columns: dict[str, Tensor], tensors: dict[int, list[Tensor]]
+        self, columns: dict[str, Tensor], tensors: dict[int, list[Tensor]], edges: Edges | None
     ) -> ResponseCoefficients:
-        softness = polarizability = None
+        softness = polarizability = bonds = None
         if "softness" in columns:
             softness = _SOFTNESS * torch.nn.functional.softplus(columns["softness"])
         if "polarizability" in columns:
@@ -366,34 +370,28 @@ class MultipoleReadouts(torch.nn.Module):
                 root = torch.eye(3, dtype=column.dtype, device=column.device)
                 root = root + self._to_cartesian(tensors[2][-1])
                 polarizability = polarizability[:, None, None] * small_product(root, root)
-        found = ResponseCoefficients(softness=softness, polarizability=polarizability)
+        if self.bond_softness is not None:
+            assert edges is not None
+            scalars = torch.nn.functional.softplus(columns["bond_softness"])
+            bonds = self.bond_softness(scalars, edges)
+        found = ResponseCoefficients(softness, polarizability, bonds)
         if self.options.is_self_consistent:
             return bounded(found, self.options.smearing)
         return found
 
     def _gather(self, node_feats: Tensor, degree: int) -> Tensor:
         """All features of one degree, [n_atoms, channels, 2l + 1]."""
-        width = 2 * degree + 1
-        parts = []
-        for s, multiplicity in self._slices[degree]:
-            if self.layout == "ir_mul":
-                parts.append(node_feats[:, s].view(-1, width, multiplicity).transpose(1, 2))
-            else:
-                parts.append(node_feats[:, s].view(-1, multiplicity, width))
-        return torch.cat(parts, dim=1)
+        return gathered(node_feats, self._slices[degree], degree, self.layout)
 
     def _to_cartesian(self, components: Tensor) -> Tensor:
         """l = 2 components [n_atoms, 5] to a symmetric traceless tensor [n_atoms, 3, 3]."""
         return small_product(components, self._quadrupole_basis.flatten(1)).view(-1, 3, 3)
 
 
-def _feature_slices(layer_irreps: list[o3.Irreps]) -> dict[int, list[tuple[slice, int]]]:
-    """Where in the concatenated features 0e, 1o and 2e lie: {l: [(slice, multiplicity)]}."""
-    out: dict[int, list[tuple[slice, int]]] = {0: [], 1: [], 2: []}
-    start = 0
-    for irreps in layer_irreps:
-        for (multiplicity, irrep), part in zip(irreps, irreps.slices(), strict=True):
-            if irrep.l <= 2 and irrep.p == (-1) ** irrep.l:
-                out[irrep.l].append((slice(start + part.start, start + part.stop), multiplicity))
-        start += irreps.dim
-    return out
+def _formal_of(options: LongRangeOptions, atomic_numbers: list[int]) -> Tensor:
+    """Formal charges of the elements, [n_elements], e, as they are in the energy."""
+    given, permittivity = formal_charges(options.formal_charges), 1.0
+    if given and not isinstance(options.epsilon_infinity, str):
+        permittivity = options.epsilon_infinity
+    charges = torch.tensor([given.get(int(z), 0.0) for z in atomic_numbers])
+    return charges.to(torch.get_default_dtype()) / math.sqrt(permittivity)

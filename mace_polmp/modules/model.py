@@ -31,7 +31,7 @@ from mace_polmp.modules.summary import summary
 
 __all__ = ["ELECTRICAL_OUTPUTS", "FORMAT_VERSION", "BackboneOutput", "MultipoleMACE"]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Version of what a .model file holds; a file with a higher one is refused."""
 
 
@@ -56,6 +56,7 @@ class MultipoleMACE(ScaleShiftMACE):
     _double_e0s: Tensor | None = None  # what a model in single precision rounds
     born_directions: int = 3  # of polarization, in which a training sees its Born charges
     gives_polarizability: bool = True  # where that of a structure takes solving for it
+    asked_labels: frozenset[str] = frozenset()  # of a training, that ask for more outputs
     compiled: Any = None  # a CompiledPass, for evaluations that need first derivatives only
     __repr__ = summary
 
@@ -152,6 +153,8 @@ class MultipoleMACE(ScaleShiftMACE):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         readouts, version = self.multipole_readouts, self.format_version
         self.format_version = max(version, FORMAT_VERSION)
+        if version < 6:  # before charges were induced along edges
+            readouts.bond_softness = None
         if version < 5:  # before anything was induced self-consistently
             self.long_range_options = replace(self.long_range_options, response="one_step")
             readouts.options = self.long_range_options
@@ -252,7 +255,7 @@ class MultipoleMACE(ScaleShiftMACE):
         strained, displacement = graph.strained(
             compute_virials or compute_stress or compute_displacement
         )
-        labelled = asks_for_labels(graph)
+        labelled = asks_for_labels(self, graph)
         outputs: dict[str, Tensor | None] | None = None
         precision: AbstractContextManager[None] = nullcontext()
         if self.compiled is not None and not (training or compute_hessian or labelled):
@@ -262,7 +265,7 @@ class MultipoleMACE(ScaleShiftMACE):
             short, out = self.long_range(strained)
             wanted = graph.data.get("with_polarizability", self.gives_polarizability)
             outputs = self.outputs(short, out, wanted)
-            outputs.update(labelled_outputs(self, graph, out))
+            outputs.update(labelled_outputs(self, strained, out))
             if graph.born_charges_weight is not None:
                 outputs["born_charges"] = labelled_born_charges(self, graph, training, out)
         interaction: Any = outputs["interaction_energy"]
@@ -366,12 +369,23 @@ class MultipoleMACE(ScaleShiftMACE):
         return short, multipoles, response
 
     def electronic_polarizability(self, data: dict[str, Tensor]) -> Tensor:
-        """Polarizability with local fields, [n_structures, 3, 3], e² Å²/eV: see observables.py."""
+        """Of induced dipoles, with local fields, [n_structures, 3, 3], e² Å²/eV: observables.py."""
         graph = Graph.of(data)
         if self.long_range_options.is_self_consistent:
             without = Graph.of({k: v for k, v in data.items() if k != "applied_field"})
             return self.long_range(without)[1].polarizability
         response = self.read_multipoles(data)[2]
+        return self._with_local_fields(graph, response)
+
+    def local_polarizability(self, graph: Graph, out: HeadOutput) -> Tensor:
+        """The same, of structures without a field whose head output is known."""
+        if self.long_range_options.is_self_consistent:
+            return out.polarizability
+        return self._with_local_fields(graph, out.response)
+
+    def _with_local_fields(self, graph: Graph, response: ResponseCoefficients) -> Tensor:
         where = (graph.positions, graph.cell, graph.pbc, graph.batch)
-        alpha = polarizability_tensors(response, len(graph.positions), graph.positions)
-        return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan)
+        dipoles = replace(response, bonds=None)
+        alpha = polarizability_tensors(dipoles, len(graph.positions), graph.positions)
+        bonds = response.bonds
+        return electronic_polarizability(self.electrostatics, *where, alpha, graph.plan, bonds)

@@ -59,7 +59,7 @@ def _sharp_edge(config: Config, state: State) -> tuple[Config, State]:
 
 
 def _unchanged(config: Config, state: State) -> tuple[Config, State]:
-    """Versions 4 and 5 brought readouts and responses; defaults say what there was before."""
+    """Versions 4 to 6 brought readouts and responses; defaults say what there was before."""
     return config, state
 
 
@@ -73,6 +73,7 @@ UPGRADES: dict[int, Callable[[Config, State], tuple[Config, State]]] = {
     2: _sharp_edge,
     3: _unchanged,
     4: _one_step,
+    5: _unchanged,
 }
 """By version n, what makes config and tensors of version n those of version n + 1."""
 

@@ -38,7 +38,7 @@ from mace_polmp.modules.heads import head_index
 from mace_polmp.modules.outputs import charges_of_place
 from mace_polmp.parallel.halo import Halo, gathered
 from mace_polmp.parallel.processes import Processes
-from mace_polmp.parallel.read import Read, check_field
+from mace_polmp.parallel.read import Read, check_field, gathered_bonds
 from mace_polmp.parallel.sums import SharedSums
 
 
@@ -172,10 +172,9 @@ class SharedModel:
         if readouts.has_bonds:
             moments = readouts.bond_moments(positions, node_feats, node_attrs, edges)
         rows = slice(None)
-        if is_empty:
-            short, multipoles, response = short * 0.0, _off(multipoles), _coefficients_off(response)
-            moments = None if moments is None else 0.0 * moments
         read = Read(multipoles, response, moments)
+        if is_empty:
+            short, read = short * 0.0, read.off()
         if any(part.pbc):
             out = self._reduced(part, positions, cell, read, is_empty)
             own_energy = whole = out.energy
@@ -315,16 +314,19 @@ class SharedModel:
             return None if values is None else gathered(values[rows], self.processes)
 
         multipoles, response = read.multipoles, read.response
+        counts = self.processes.gather(torch.tensor([positions[rows].shape[0]]))[0].tolist()
+        self._first = int(sum(counts[: self.processes.rank]))
+        bonds = response.bonds
+        if bonds is not None:
+            bonds = gathered_bonds(bonds, self._first, len(positions), self.processes)
         everywhere = whole(positions)
         charge = whole(multipoles.charge)
         assert everywhere is not None and charge is not None
         every = Read(
             Multipoles(charge, whole(multipoles.dipole), whole(multipoles.quadrupole)),
-            ResponseCoefficients(whole(response.softness), whole(response.polarizability)),
+            ResponseCoefficients(whole(response.softness), whole(response.polarizability), bonds),
             whole(read.moments),
         )
-        counts = self.processes.gather(torch.tensor([positions[rows].shape[0]]))[0].tolist()
-        self._first = int(sum(counts[: self.processes.rank]))
         batch = torch.zeros(len(everywhere), dtype=torch.int64, device=self.device)
         plan = self._plan_of(self._long_range.electrostatics, part, batch, None)
         return self._electrostatics(everywhere, cell, plan, every)
@@ -364,21 +366,4 @@ def _with_a_row(part: Part) -> Part:
         species=torch.zeros(1, dtype=torch.int64),
         index=torch.zeros(2, 0, dtype=torch.int64),
         shifts=torch.zeros(0, 3, dtype=torch.float64),
-    )
-
-
-def _off(multipoles: Multipoles) -> Multipoles:
-    dipole, quadrupole = multipoles.dipole, multipoles.quadrupole
-    return Multipoles(
-        charge=0.0 * multipoles.charge,
-        dipole=None if dipole is None else 0.0 * dipole,
-        quadrupole=None if quadrupole is None else 0.0 * quadrupole,
-    )
-
-
-def _coefficients_off(response: ResponseCoefficients) -> ResponseCoefficients:
-    softness, alpha = response.softness, response.polarizability
-    return ResponseCoefficients(
-        softness=None if softness is None else 0.0 * softness,
-        polarizability=None if alpha is None else 0.0 * alpha,
     )

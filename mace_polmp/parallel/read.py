@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mace_polmp.electrostatics import Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics import BondResponse, Multipoles, ResponseCoefficients
 from mace_polmp.electrostatics.external_field import acting_on_charges
 from mace_polmp.errors import InputError
 from mace_polmp.head import LongRangeOptions
+from mace_polmp.parallel.halo import gathered
+from mace_polmp.parallel.processes import Processes
 
 _NONE = 1e-6  # of a field, along periodic directions: rounding
 
@@ -28,6 +30,42 @@ class Read:
     multipoles: Multipoles
     response: ResponseCoefficients
     moments: Tensor | None
+
+    def off(self) -> Read:
+        """Of a row that stands for no atom: nothing."""
+
+        def zero(values: Tensor | None) -> Tensor | None:
+            return None if values is None else 0.0 * values
+
+        multipoles, response = self.multipoles, self.response
+        return Read(
+            Multipoles(
+                0.0 * multipoles.charge, zero(multipoles.dipole), zero(multipoles.quadrupole)
+            ),
+            ResponseCoefficients(
+                zero(response.softness), zero(response.polarizability), response.bonds
+            ),
+            zero(self.moments),
+        )
+
+
+def gathered_bonds(
+    bonds: BondResponse, first: int, n_own: int, processes: Processes
+) -> BondResponse:
+    """The edges of all processes, between rows of all atoms.
+
+    Args:
+        bonds: of this process, to its own atoms.
+        first: the place of its first atom among all.
+        n_own: its rows of own atoms.
+        processes: that share the structure.
+    """
+    number = torch.arange(n_own, dtype=torch.float64, device=bonds.index.device) + first
+    everywhere = number if bonds.extend is None else bonds.extend(number[:, None])[:, 0]
+    index, _ = processes.gather(everywhere.long()[bonds.index].t().contiguous())
+    return BondResponse(
+        gathered(bonds.softness, processes), index.t(), gathered(bonds.vectors, processes)
+    )
 
 
 def check_field(

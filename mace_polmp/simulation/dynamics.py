@@ -308,7 +308,7 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
             "no_rotation is for open structures whose atoms are all free; leave it out"
         )
     options = [model.long_range_options for model in calculator.models]
-    if "polarizability" in settings.observables and not all(o.induces_dipoles for o in options):
+    if "polarizability" in settings.observables and not all(o.is_polarizable for o in options):
         raise InputError(
             "observable polarizability: the model has no induced dipoles; train with --induced "
             "dipole or both, or leave it out"

@@ -16,32 +16,6 @@ from mace_polmp.training.options import TrainingOptions
 _SAME = 1e-6  # e
 
 
-def check_polarization(options: LongRangeOptions, training: TrainingOptions) -> None:
-    """Refuse labels of the polarization that a model has nothing for.
-
-    Args:
-        options: settings of the head.
-        training: weights and keys of electrical labels.
-
-    Raises:
-        InputError: charges that do not move along bonds, or formal charges that are no whole
-            numbers.
-    """
-    if "polarization" not in training.used:
-        return
-    if not options.defines_polarization:
-        raise InputError(
-            "--polarization_weight needs --charge_readout bond, got --charge_readout "
-            f"{options.charge_readout}: other models have no polarization of periodic structures"
-        )
-    if any(charge != round(charge) for charge in formal_charges(options.formal_charges).values()):
-        raise InputError(
-            f"--polarization_weight needs --formal_charges that are whole numbers, got "
-            f"{options.formal_charges}: a polarization is known up to e times lattice vectors, and "
-            "an ion that is moved by one must change it by a whole number of them"
-        )
-
-
 def check_bonds(
     options: LongRangeOptions,
     training: TrainingOptions,

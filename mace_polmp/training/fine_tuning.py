@@ -77,6 +77,7 @@ def inherit(options: dict[str, Any], foundation: MultipoleMACE | None) -> LongRa
     terms = (("multipole_lmax", new.multipole_lmax < old.multipole_lmax),)
     terms += (("induced", old.induces_charges and not new.induces_charges),)
     terms += (("induced", old.induces_dipoles and not new.induces_dipoles),)
+    terms += (("induced", old.induces_bonds and not new.induces_bonds),)
     terms += (("response", old.is_self_consistent and not new.is_self_consistent),)
     for name, lost in terms:
         if lost:
@@ -222,6 +223,8 @@ def start_from(model: MultipoleMACE, foundation: MultipoleMACE, batches: list[Da
     new = ["softness"] if now.induces_charges and not before.induces_charges else []
     if now.induces_dipoles and not before.induces_dipoles:
         new.append("polarizability")
+    if now.induces_bonds and not before.induces_bonds:
+        new.append("bond_softness")
     if isinstance(model.long_range_options.epsilon_infinity, str):
         model.head.set_permittivity(foundation.permittivity())
     reference = copy.deepcopy(foundation).to(next(model.parameters()).dtype).to("cpu")

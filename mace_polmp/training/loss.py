@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mace_polmp.branches import lattice_of, nearest
+from mace_polmp.quantities import LABELS
 
 # Weights that some of upstream's losses do not look at: config_weight alone, or that of the label
 # (0 where there is none) as well.
@@ -25,6 +26,10 @@ _IGNORED: dict[type, dict[str, tuple[str, ...]]] = {
 }
 
 
+# What a model gives to be compared with a label, where its own output is another.
+_PHYSICAL = {"polarizability": "cell_polarizability", "charges": "physical_charges"}
+
+
 class ElectricalLoss(torch.nn.Module):
     """Upstream's loss plus weighted squared errors of dipoles, polarizabilities and charges.
 
@@ -34,9 +39,9 @@ class ElectricalLoss(torch.nn.Module):
     Each of the electrical terms is a mean over the structures of a batch, zero where a structure
     has no label: of the squared components of the dipole and the polarization (e Å)², the
     polarizability (e² Å²/eV)² and the total charge e², divided by the number of atoms; of Born
-    charges e² the mean over atoms and components. Labels of the polarization are moved to the
-    branch that is nearest to the prediction. Weights of structures and labels (config_weight,
-    config_dipole_weight, …) multiply them.
+    charges and charges of atoms e² the mean over atoms and components. Labels of the polarization
+    are moved to the branch that is nearest to the prediction. Weights of structures and labels
+    (config_weight, config_dipole_weight, …) multiply them.
 
     Args:
         base: upstream's loss.
@@ -92,10 +97,10 @@ def exact_energies(batch: Batch) -> None:
 
 
 def squared_errors(ref: Batch, pred: TensorDict, name: str) -> Tensor:
-    """Weighted squared errors of a label, [n_atoms] for Born charges, else [n_structures]."""
+    """Weighted squared errors of a label, [n_atoms] for those of atoms, else [n_structures]."""
     reference, predicted, weight = label_pair(ref, pred, name)
-    error = torch.square(reference - predicted).flatten(1)
-    if name == "born_charges":
+    error = torch.square(reference - predicted).view(len(predicted), -1)
+    if LABELS[name].per_atom:
         return (ref.weight * weight)[ref.batch] * error.mean(1)
     counts = ref.ptr[1:] - ref.ptr[:-1]
     return ref.weight * weight * error.mean(1) / counts
@@ -114,7 +119,8 @@ def label_pair(ref: Batch, pred: TensorDict, name: str) -> tuple[Tensor, Tensor,
     if name == "total_charge":
         predicted = pred["charges"].new_zeros(n_structures).index_add(0, ref.batch, pred["charges"])
         return ref["total_charge"].view(-1, 1), predicted[:, None], weight
-    predicted = pred[name]
+    physical = pred.get(_PHYSICAL.get(name, name))
+    predicted = pred[name] if physical is None else physical
     reference = ref[name].view(predicted.shape)
     if name == "polarization":
         reference = on_nearest_branch(reference, predicted, lattices_of(ref))

@@ -47,7 +47,7 @@ class ElectricalMetrics(MACELoss):
         for name in self.labels:
             reference, predicted, weight = label_pair(batch, output, name)
             counted = batch.weight * weight > 0
-            if name == "born_charges":
+            if LABELS[name].per_atom:
                 counted = counted[batch.batch]
             getattr(self, f"reference_{name}").append(reference[counted].flatten())
             getattr(self, f"predicted_{name}").append(predicted[counted].detach().flatten())

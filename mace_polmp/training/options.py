@@ -11,7 +11,14 @@ from mace_polmp.errors import InputError
 from mace_polmp.head.options import choose, option
 from mace_polmp.quantities import QUANTITIES
 
-ELECTRICAL_LABELS = ("dipole", "polarization", "polarizability", "born_charges", "total_charge")
+ELECTRICAL_LABELS = (
+    "dipole",
+    "polarization",
+    "polarizability",
+    "born_charges",
+    "charges",
+    "total_charge",
+)
 
 _WEIGHTS = tuple(
     f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *ELECTRICAL_LABELS)
@@ -72,6 +79,15 @@ class TrainingOptions:
         int,
         (1, 2, 3),
     )
+    charges_weight: float = option(
+        0.0,
+        "weight of the charges of atoms in the loss, labels of --charges_key, for instance partial "
+        "charges of a population analysis",
+        float,
+    )
+    swa_charges_weight: float | None = option(
+        None, "weight of the charges of atoms in stage two, by default the same", float
+    )
     total_charge_weight: float = option(0.0, "weight of the total charge in the loss", float)
     swa_total_charge_weight: float | None = option(
         None, "weight of the total charge in stage two, by default the same", float
@@ -117,6 +133,7 @@ class TrainingOptions:
     polarizability_weight: float = 0.0
     swa_polarizability_weight: float | None = None
     polarizability_key: str = QUANTITIES["polarizability"].key
+    charges_key: str = QUANTITIES["charges"].key
     total_charge_key: str = "total_charge"
 
     def __post_init__(self) -> None:

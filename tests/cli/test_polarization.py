@@ -12,6 +12,7 @@ from mace_polmp.cli.eval_configs import main as eval_configs
 from mace_polmp.cli.main import main
 from mace_polmp.cli.run_train import main as run_train
 from mace_polmp.modules import LongRangeOptions
+from mace_polmp.modules.io import load_model
 from tests.cli.runs import flags, log_of, periodic_frames, write_data
 from tests.helpers import make_calculator, random_model, rattled, rock_salt, salty_water, wet_slab
 
@@ -137,6 +138,30 @@ def test_evaluation_compares_on_the_nearest_branch(tmp_path, capsys):
     with open(tmp_path / "out" / "errors.csv", newline="") as file:
         rows = {r["quantity"]: r for r in csv.DictReader(file) if r["element"] == "all"}
     assert float(rows["polarization"]["RMSE"]) == pytest.approx(0.01, abs=1e-6)
+
+
+def test_training_learns_a_permittivity_from_its_label(tmp_path, capsys):
+    """Of a model without induced dipoles it is all that there is; the evaluation reads it too."""
+    frames = periodic_frames(6)
+    for atoms in frames:
+        atoms.info["REF_epsilon_infinity"] = 1.75
+    data = write_data(tmp_path, frames)
+    settings = dict(induced="none", epsilon_infinity="learn", polarizability_weight=100, lr=0.01)
+    run_train(
+        flags(
+            tmp_path, model="MultipoleMACE", train_file=data, batch_size=1, forces_weight=1,
+            max_num_epochs=3, **settings,
+        )
+    )  # fmt: skip
+    errors = errors_in(log_of(tmp_path), "polarizability")
+    assert errors[-1] < 0.5 * errors[0]
+    assert load_model(tmp_path / "m.model").permittivity() == pytest.approx(1.75, abs=0.03)
+    command = ["evaluate", "--model", tmp_path / "m.model", "--configs", data]
+    main([str(c) for c in [*command, "--output", tmp_path / "out"]])
+    with open(tmp_path / "out" / "errors.csv", newline="") as file:
+        rows = {r["quantity"]: r for r in csv.DictReader(file) if r["element"] == "all"}
+    assert rows["polarizability"]["values"] == "54"
+    assert float(rows["polarizability"]["RMSE"]) == pytest.approx(errors[-1], rel=0.01)
 
 
 def test_other_models_have_no_polarization(tmp_path, capsys):

@@ -40,3 +40,14 @@ def test_what_is_induced():
         "dipole": (False, True),
         "both": (True, True),
     }
+    along_edges = {
+        name: (o.induces_charges, o.induces_bonds, o.induces_dipoles, o.is_polarizable)
+        for name in ("dipole", "bond", "bond_dipole", "none")
+        for o in [LongRangeOptions(induced=name, charge_readout="bond")]
+    }
+    assert along_edges == {
+        "dipole": (False, False, True, True),
+        "bond": (False, True, False, True),
+        "bond_dipole": (False, True, True, True),
+        "none": (False, False, False, False),
+    }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mace_polmp.head import LongRangeOptions
 from tests.helpers import random_model, rock_salt, salty_water, wet_slab
@@ -43,6 +44,14 @@ def model(solver="auto", dtype=None, **options):
 def bonds(solver="auto", **options):
     found = model(solver, **{"charge_readout": "bond", "induced": "dipole", **options})
     found.multipole_readouts.transfer.rescale(20.0)
+    return found
+
+
+def soft_bonds(solver="auto", **options):
+    """With charges that are induced along bonds, across the borders of processes."""
+    found = bonds(solver, **{"induced": "bond_dipole", **options})
+    with torch.no_grad():
+        found.multipole_readouts.bond_softness.radial[2] += 4.0
     return found
 
 
@@ -103,6 +112,22 @@ CASES = {
     ),
     "open bonds": Case(
         lambda: (_shuffled(salty_water()), bonds(), {"external_field": [0.05, -0.03, 0.02]})
+    ),
+    "induced bonds": Case(
+        lambda: (
+            _shuffled(rock_salt("triclinic")),
+            soft_bonds("ewald", epsilon_infinity=2.0),
+            {"external_field": [0.05, -0.03, 0.08]},
+        )
+    ),
+    "induced bonds of a slab": Case(
+        lambda: (wet_slab(), soft_bonds("ewald", induced="bond"), {}), empty=1
+    ),
+    "induced bonds, open": Case(
+        lambda: (_shuffled(salty_water()), soft_bonds(), {"external_field": [0.05, -0.03, 0.02]})
+    ),
+    "induced bonds, open and empty": Case(
+        lambda: (_shuffled(salty_water()), soft_bonds(), {}), empty=1
     ),
     "open empty": Case(lambda: (_shuffled(salty_water()), model(), {}), empty=1),
     "self-consistent": Case(

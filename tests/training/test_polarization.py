@@ -13,7 +13,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.labels import LabelRules, check_frame, complete, with_labels
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.born_charges import born_charges
-from mace_polmp.training.bonds import check_polarization
+from mace_polmp.training.labels import check_model
 from mace_polmp.training.loss import ElectricalLoss, squared_errors
 from mace_polmp.training.metrics import FAR, ElectricalMetrics, warn_of_branches
 from mace_polmp.training.options import TrainingOptions
@@ -167,13 +167,13 @@ def test_born_charges_of_slabs_are_labels_of_models_with_bonds(double):
 
 def test_refusals():
     training = TrainingOptions(swa_polarization_weight=1.0)
-    check_polarization(LongRangeOptions(), TrainingOptions())
+    check_model(LongRangeOptions(), TrainingOptions())
     bonds = dict(charge_readout="bond", induced="none")
-    check_polarization(LongRangeOptions(**bonds, formal_charges=IONS), training)
+    check_model(LongRangeOptions(**bonds, formal_charges=IONS), training)
     with pytest.raises(InputError, match="needs --charge_readout bond, got --charge_readout trans"):
-        check_polarization(LongRangeOptions(), training)
+        check_model(LongRangeOptions(), training)
     with pytest.raises(InputError, match="--formal_charges that are whole numbers, got Na:0.9"):
-        check_polarization(LongRangeOptions(**bonds, formal_charges="Na:0.9,Cl:-0.9"), training)
+        check_model(LongRangeOptions(**bonds, formal_charges="Na:0.9,Cl:-0.9"), training)
     with pytest.raises(InputError, match="is an open structure; only periodic structures and slab"):
         check_frame(with_polarization(salty_water(), np.ones(3)), RULES, "frame 0")
     rules = LabelRules(
