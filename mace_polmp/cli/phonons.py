@@ -203,8 +203,13 @@ def _table(gamma: dict[str, Array]) -> str:
     for name, values in gamma.items():
         what = f"q → 0 along {name.replace(' ', ',')}" if name else "no field"
         heads += [with_unit(what, INVERSE_CM), with_unit(what, "THz")]
-        columns += [[f"{v:.1f}" for v in values], [f"{v / _THZ:.3f}" for v in values]]
+        columns += [_rounded(values, 1), _rounded(values / _THZ, 3)]
     return text_table(heads, list(zip(*columns, strict=True)))
+
+
+def _rounded(values: Array, digits: int) -> list[str]:
+    """With so many decimals, and no −0.0."""
+    return [f"{value:.{digits}f}" for value in np.round(values, digits) + 0.0]
 
 
 def _write(
