@@ -8,7 +8,7 @@ and Lee, Phys. Rev. B 55, 10355 (1997). It needs the model's Born charges and ε
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,6 @@ SYMMETRY = 1e-4
 
 _SPACING = 0.02  # 1/Å, between wave vectors of a band
 _NAMES = {"G": "Γ"}
-
-Evaluate = Callable[[Atoms], Array]
-"""Forces of a structure, [n_atoms, 3], eV/Å."""
 
 
 def phonopy_class() -> Any:
@@ -67,14 +64,22 @@ def displaced(atoms: Atoms, repeats: tuple[int, int, int], distance: float) -> P
     from phonopy.structure.atoms import PhonopyAtoms
     from phonopy.structure.cells import guess_primitive_matrix
 
+    order = [0, 1, 2] if atoms.cell.handedness > 0 else [1, 0, 2]  # phonopy: right-handed cells
     cell = PhonopyAtoms(
         symbols=atoms.get_chemical_symbols(),
         masses=atoms.get_masses(),
-        scaled_positions=atoms.get_scaled_positions(),
-        cell=atoms.cell.array,
+        scaled_positions=atoms.get_scaled_positions()[:, order],
+        cell=atoms.cell.array[order],
     )
     primitive = guess_primitive_matrix(cell, symprec=SYMMETRY)
-    found: Phonopy = phonopy(cell, np.diag(repeats), primitive_matrix=primitive, symprec=SYMMETRY)
+    with warnings.catch_warnings():  # a supercell may have less symmetry than the cell
+        warnings.filterwarnings("ignore", message=".*Point group symmetries")
+        found: Phonopy = phonopy(
+            cell,
+            np.diag([repeats[axis] for axis in order]),
+            primitive_matrix=primitive,
+            symprec=SYMMETRY,
+        )
     found.generate_displacements(distance=distance)
     return found
 

@@ -88,3 +88,18 @@ def test_a_path_has_the_points_of_the_lattice():
     for wrong, message in (("GQ", "there is no point Q; this lattice has"), ("G", "two points")):
         with pytest.raises(InputError, match=message):
             phonopy.band_path(found, wrong)
+
+
+def test_a_left_handed_cell_is_the_same_crystal():
+    """With a supercell that is not the same along all of its vectors."""
+    calc, atoms = calculator("none"), bulk("NaCl", "rocksalt", a=5.63)
+    mirrored = atoms.copy()
+    mirrored.set_cell(atoms.cell.array[[0, 2, 1]])
+    assert mirrored.cell.handedness == -1
+    one, other = (
+        phonons_of(a, calc, repeats, "gonze")
+        for a, repeats in ((atoms, (1, 2, 1)), (mirrored, (1, 1, 2)))
+    )
+    wave = np.array([0.02, 0.05, 0.01])
+    first, second = (p.run_qpoints([p.primitive.cell @ wave]).frequencies[0] for p in (one, other))
+    np.testing.assert_allclose(first, second, atol=0.02)  # THz; displaced along other axes
