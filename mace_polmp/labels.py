@@ -14,27 +14,42 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mace_polmp.branches import lattice_of, nearest
 from mace_polmp.errors import InputError
-from mace_polmp.quantities import LABELS, QUANTITIES, boundary, check, find, is_finite_number
+from mace_polmp.quantities import (
+    EPSILON_KEY,
+    LABELS,
+    QUANTITIES,
+    boundary,
+    check,
+    find,
+    is_finite_number,
+)
 from mace_polmp.structures import is_isolated_atom, total_charge
+from mace_polmp.units import EPS0
 
 if TYPE_CHECKING:
     from mace.data import Configuration
 
 Label = NDArray[np.float64]
 
+_PERMITTIVITY = 0.02  # of its size; what ε∞ and polarizability may differ by
 _CHARGE_TOLERANCE = 0.3  # e; what a sum of Born charges may differ from a total charge by
 _ANYWHERE = {
-    "dipole": "a model is trained on those of open structures only. Give such frames "
-    "config_dipole_weight=0, or set pbc to F F F",
-    "polarizability": "a model is trained on those of open structures only. Give such frames "
-    "config_polarizability_weight=0, or set pbc to F F F",
-    "born_charges": "for which they are not available; give such frames "
-    "config_born_charges_weight=0",
+    "dipole": "a model is trained on those of open structures only (of periodic ones there is "
+    "polarization). Give such frames config_dipole_weight=0, or set pbc to F F F",
+    "polarization": "only periodic structures and slabs have one. Give such frames "
+    "config_polarization_weight=0 and a label of dipole, or set pbc",
+    "polarizability": "a model is trained on those of open and fully periodic structures only. "
+    "Give such frames config_polarizability_weight=0, or set pbc",
+    "born_charges": "for which they are available with --charge_readout bond only; give such "
+    "frames config_born_charges_weight=0",
     "stress": "which has none; give such frames config_stress_weight=0, or set pbc",
     "virials": "which has none; give such frames config_virials_weight=0, or set pbc",
 }
 
+# Labels that upstream has no masks for.
+_MASKED = ("born_charges", "polarization", "total_charge")
 _NOWHERE = "for which nothing is defined; set pbc to F F F, T T F or T T T"
 
 
@@ -47,6 +62,7 @@ class LabelRules:
         needed: labels that every frame must have where their weight is not zero.
         used: labels in the loss; in other boundary conditions than theirs they are refused.
         constrained: whether charges are constrained to the total charge.
+        polarized: whether the model defines the polarization of periodic structures.
     """
 
     keys: dict[str, str] = field(
@@ -55,6 +71,7 @@ class LabelRules:
     needed: frozenset[str] = frozenset({"energy", "forces"})
     used: frozenset[str] = frozenset({"energy", "forces"})
     constrained: bool = False
+    polarized: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,43 @@ def read_label(atoms: Atoms, name: str, key: str, where: str) -> Label | None:
         check(atoms.info.get(key), name, atoms, where, key)
         charge = total_charge(atoms, where, key)
         return None if charge is None else np.asarray(charge)
-    return check(find(atoms, key), name, atoms, where, key)
+    label = check(find(atoms, key), name, atoms, where, key)
+    return _with_permittivity(label, atoms, key, where) if name == "polarizability" else label
+
+
+def _with_permittivity(label: Label | None, atoms: Atoms, key: str, where: str) -> Label | None:
+    """A polarizability, or that of a cell with the given ε∞: eps0 V (ε∞ − 1), e² Å²/eV.
+
+    Raises:
+        InputError: an impossible ε∞, of a structure that has none, or another than that of the
+            polarizability.
+    """
+    value = find(atoms, EPSILON_KEY)
+    if value is None:
+        return label
+    said = f"{where}: has '{EPSILON_KEY}'"
+    if not atoms.pbc.all():
+        raise InputError(
+            f"{said} and is {_named(boundary(atoms.pbc))}; only structures that are periodic in "
+            "three directions have one: remove it"
+        )
+    number = is_finite_number(value)
+    tensor = (
+        float(value) * np.eye(3)
+        if number
+        else check(value, "polarizability", atoms, where, EPSILON_KEY)
+    )
+    assert tensor is not None
+    if np.linalg.eigvalsh(0.5 * (tensor + tensor.T)).min() < 1.0:
+        raise InputError(f"{said} below 1, which no material has; it is the permittivity itself")
+    found: Label = EPS0 * atoms.get_volume() * (tensor - np.eye(3))
+    if label is not None and np.abs(found - label).max() > _PERMITTIVITY * np.abs(label).max():
+        trace = 1.0 + float(np.trace(label)) / (3.0 * EPS0 * atoms.get_volume())
+        raise InputError(
+            f"{said} and the polarizability '{key}', which contradict each other: that is an ε∞ "
+            f"of {trace:.3f} in the mean. Remove one"
+        )
+    return found if label is None else label
 
 
 def weight_of(atoms: Atoms, name: str, where: str = "frame") -> float:
@@ -122,23 +175,28 @@ def check_frame(atoms: Atoms, rules: LabelRules, where: str) -> FrameLabels:
             continue
         if counts:
             if name in rules.used:
-                _check_boundary(atoms, name, key, where)
+                _check_boundary(atoms, name, rules, where)
             values[name] = label
     if "total_charge" in rules.keys:
         _check_total_charge(atoms, rules, values, where)
     return FrameLabels(values, missing)
 
 
-def _check_boundary(atoms: Atoms, name: str, key: str, where: str) -> None:
-    kind = boundary(atoms.pbc)
-    if kind not in LABELS[name].trained:
-        article = "an open structure" if kind == "open" else f"a {kind}"
-        is_a = "is periodic" if kind == "periodic" else f"is {article}"
+def _check_boundary(atoms: Atoms, name: str, rules: LabelRules, where: str) -> None:
+    kind, key = boundary(atoms.pbc), rules.keys[name]
+    if not LABELS[name].is_trained(kind, rules.polarized):
+        is_a = f"is {_named(kind)}"
         comma = "," if name in ("born_charges", "stress", "virials") else ";"
         raise InputError(
             f"{where}: has a label of {name} ('{key}') and {is_a}{comma} "
             f"{_ANYWHERE.get(name, _NOWHERE)}"
         )
+
+
+def _named(kind: str) -> str:
+    """Boundary conditions as a sentence says them."""
+    words = {"open": "an open structure", "periodic": "periodic"}
+    return words.get(kind, f"a {kind}")
 
 
 def _check_total_charge(
@@ -153,6 +211,11 @@ def _check_total_charge(
         raise InputError(
             f"{said}, and the structure a slab: the energy of a charged slab is not defined. "
             "Remove the frame"
+        )
+    if total != 0.0 and "polarization" in rules.used & set(values):
+        raise InputError(
+            f"{said}, and the polarization of a charged structure depends on the origin of its "
+            "coordinates. Give the frame config_polarization_weight=0"
         )
     if charge is None and not rules.constrained:
         return
@@ -191,7 +254,8 @@ def with_labels(atoms: Atoms, keys: dict[str, str]) -> Atoms:
         if not LABELS[name].per_atom:
             out.info[key] = label if label.ndim else float(label)
         else:
-            out.arrays[key] = label.reshape(len(atoms), -1)
+            is_column = LABELS[name].shape == ()
+            out.arrays[key] = label if is_column else label.reshape(len(atoms), -1)
     return out
 
 
@@ -208,13 +272,13 @@ def complete(config: Configuration, atoms: Atoms, keys: dict[str, str]) -> Confi
     """
     for name, key in keys.items():
         label = find(atoms, key)
-        if name in config.properties and name != "born_charges":
+        if name in config.properties and name not in ("born_charges", "polarization"):
             made = config.properties[name]
             if (made is None) != (label is None) or not (
                 label is None or np.array_equal(np.asarray(made, dtype=float), label)
             ):
                 raise RuntimeError(f"mace-torch made {made!r} of the label '{key}' {label!r}")
-        if name not in ("born_charges", "total_charge"):
+        if name not in _MASKED:
             continue
         weight = 0.0 if label is None else weight_of(atoms, name) / _config_weight(atoms)
         config.properties[f"{name}_weight"] = np.array(weight)
@@ -222,6 +286,10 @@ def complete(config: Configuration, atoms: Atoms, keys: dict[str, str]) -> Confi
         if name == "born_charges":
             shape = (len(atoms), *QUANTITIES[name].shape)
             config.properties[name] = np.zeros(shape) if label is None else label.reshape(shape)
+        if name == "polarization":
+            value = np.zeros((1, 3)) if label is None else label[None]
+            lattice = lattice_of(atoms.cell, atoms.pbc)[None]
+            config.properties[name] = value - nearest(value, lattice)  # small, in any precision
     return config
 
 

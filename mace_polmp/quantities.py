@@ -40,6 +40,7 @@ class Quantity:
         factor: from eV, Å, e to the unit.
         defined: boundary conditions in which a prediction and a label mean the same.
         trained: boundary conditions in which a model can be trained on it.
+        bonds: both, of models with bond charges besides: their polarization is defined.
     """
 
     key: str
@@ -50,6 +51,20 @@ class Quantity:
     factor: float = 1.0
     defined: tuple[str, ...] = _EVERYWHERE
     trained: tuple[str, ...] = _EVERYWHERE
+    bonds: tuple[str, ...] = ()
+
+    def is_defined(self, kind: str, polarized: bool) -> bool:
+        """Whether a prediction and a label mean the same.
+
+        Args:
+            kind: boundary conditions.
+            polarized: whether the model defines the polarization of periodic structures.
+        """
+        return kind in self.defined or (polarized and kind in self.bonds)
+
+    def is_trained(self, kind: str, polarized: bool) -> bool:
+        """Whether a model can be trained on it; arguments as of is_defined."""
+        return kind in self.trained or (polarized and kind in self.bonds)
 
     @property
     def label_unit(self) -> str:
@@ -87,13 +102,24 @@ LABELS = {
     "dipole": Quantity(
         "REF_dipole", "dipole", (3,), False, DIPOLE, defined=(OPEN,), trained=(OPEN,)
     ),
+    # Of the whole cell. Of models with bond charges the dipole of a periodic structure is this.
+    "polarization": Quantity(
+        "REF_polarization",
+        "dipole",
+        (3,),
+        False,
+        DIPOLE,
+        defined=(),
+        trained=(),
+        bonds=(SLAB, PERIODIC),
+    ),
     "polarizability": Quantity(
         "REF_polarizability",
         "electronic_polarizability",
         (3, 3),
         False,
         POLARIZABILITY,
-        trained=(OPEN,),
+        trained=(OPEN, PERIODIC),
     ),
     "born_charges": Quantity(
         "REF_born_charges",
@@ -103,18 +129,25 @@ LABELS = {
         CHARGE,
         defined=(OPEN, PERIODIC),
         trained=(OPEN, PERIODIC),
+        bonds=(SLAB,),
     ),
+    "charges": Quantity("REF_charges", "charges", (), True, CHARGE),
     "total_charge": Quantity("total_charge", "", (), False, CHARGE),
 }
 """All labels of structures by name."""
+
+EPSILON_KEY = "REF_epsilon_infinity"
+"""ε∞ of a periodic structure, a number or [3, 3]: another way to give its polarizability."""
 
 SUGGESTED_WEIGHTS = {
     "energy": 40.0,
     "forces": 1.0,
     "total_charge": 100.0,
     "dipole": 100.0,
+    "polarization": 100.0,
     "polarizability": 100.0,
     "born_charges": 10.0,
+    "charges": 10.0,
 }
 """In the loss, weights that go together; with upstream's 1 and 100 energies keep an offset."""
 

@@ -17,6 +17,12 @@ LENGTH = "Å"
 INVERSE_CM = "cm⁻¹"
 INFRARED = "km/mol"
 RAMAN = "Å⁴/amu"
+FIELD = "V/Å"
+LABORATORY_FIELD = "kV/cm"
+POLARIZATION = "e/Å²"
+LABORATORY_POLARIZATION = "µC/cm²"
+HEAT_OF_LOOP = "J/cm³"
+CONDUCTIVITY = "S/cm"
 
 
 def with_unit(what: str, unit: str) -> str:

@@ -35,5 +35,20 @@ AMU = 103.642697
 AVOGADRO = 6.02214076e23
 """1/mol."""
 
+ELEMENTARY_CHARGE = 1.602176634e-19
+"""C."""
+
 WAVENUMBER = 2.0 * math.pi * SPEED_OF_LIGHT * 1e-8
 """Angular frequency of 1 cm⁻¹, 1/fs."""
+
+KV_PER_CM = 1e5
+"""1 V/Å in kV/cm."""
+
+MICROCOULOMB_PER_CM2 = ELEMENTARY_CHARGE * 1e22
+"""1 e/Å² in µC/cm²."""
+
+JOULE_PER_CM3 = ELEMENTARY_CHARGE * 1e24
+"""1 eV/Å³ in J/cm³."""
+
+SIEMENS_PER_METRE = ELEMENTARY_CHARGE * 1e25
+"""1 e/(V Å fs) in S/m."""

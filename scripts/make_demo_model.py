@@ -15,6 +15,7 @@ Run again after an interruption it goes on: data and checkpoints are in the work
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -45,7 +46,7 @@ TEMPERATURES = (150.0, 300.0, 400.0)
 BULK = [(16, "", (7, 1, 2)), (14, "NaCl", (4, 1, 1))]
 LARGEST_BULK_FORCE = 10.0  # eV/Å
 VOLUME = 29.9  # Å³ per water, that of 997 kg/m³; an ion takes that of a water
-PAIRS = [*make.DIMERS, ((2, ""), (1, "")), ((3, ""), (1, "Cl")), ((4, ""), (2, ""))]
+PAIRS = [*make.WATER_IONS.dimers, ((2, ""), (1, "")), ((3, ""), (1, "Cl")), ((4, ""), (2, ""))]
 IONS = (("Na", 1), ("Cl", -1))
 TRAINING = {
     "model": "MultipoleMACE",
@@ -195,8 +196,8 @@ def make_data(folder: Path, seed: int) -> None:
             frames += trajectory((0, ion), by_trajectory, 300.0, rng)
         if name == "train":
             frames = isolated_ions() + frames
-        make.DIMERS = PAIRS
-        frames += make.dimer_frames(by_pair, (1.9, 7.0), rng, "dimer")
+        recipe = dataclasses.replace(make.WATER_IONS, dimers=PAIRS)
+        frames += make.dimer_frames(recipe, by_pair, (1.9, 7.0), rng, "dimer")
         partial = path.with_suffix(".part.xyz")
         make.write_frames(partial, frames)
         partial.rename(path)

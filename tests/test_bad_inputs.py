@@ -356,7 +356,7 @@ MODES = {
 }
 
 SPECTRUM = {
-    "uv run.xyz": "kind must be one of ir, raman, dielectric, rdf",
+    "uv run.xyz": "kind must be one of ir, raman, dielectric, conductivity, rdf, hysteresis",
     "ir none.xyz": "no such file",
     "ir folder": "is a folder",
     "ir good.xyz": "frame",

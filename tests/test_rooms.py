@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "mace_polmp"
 # From the ground up: a room may import those before it, and those of its own floor that are named.
 FLOORS = (
     ("units", "unit_names", "errors", "repeatable", "quiet"),
-    ("files", "reading", "quantities", "extended_xyz"),
+    ("files", "reading", "quantities", "extended_xyz", "branches"),
     ("electrostatics",),
     ("head",),
     ("structures", "labels"),

@@ -33,8 +33,10 @@ _RESULTS = {
     "long_range_energy": "energy of the multipoles and their response, a part of the energy",
     "energies": "energies of the atoms, long-range part included",
     "born_charges": "Born effective charges, [atom, polarization, displacement]",
-    "electronic_polarizability": "polarizability with the local fields of a periodic structure",
-    "electronic_permittivity": "ε∞ of a periodic structure from its induced dipoles",
+    "electronic_polarizability": "polarizability with local fields; of a periodic structure "
+    "that of the cell, eps0 V (ε∞ − 1)",
+    "electronic_permittivity": "ε∞ of a periodic structure, of its induced dipoles and the "
+    "screening of its charges",
     "zero_field_energy": "energy without the external field",
 }
 _UNITS = {
@@ -258,6 +260,12 @@ def shape_of(per_atom: bool, shape: tuple[int, ...]) -> str:
     )
 
 
+def _trained(quantity: Any) -> str:
+    """Structures in which models are trained on a label."""
+    usual, bonds = ", ".join(quantity.trained), ", ".join(quantity.bonds)
+    return "; ".join(filter(None, [usual, bonds and f"with bond charges {bonds}"]))
+
+
 def label_rows() -> list[Row]:
     """Rows of the labels of training and evaluation."""
     from mace_polmp.cli.run_train import build_parser
@@ -275,7 +283,7 @@ def label_rows() -> list[Row]:
                 code(quantity.key),
                 quantity.label_unit,
                 shape_of(quantity.per_atom, quantity.shape),
-                ", ".join(quantity.trained),
+                _trained(quantity),
                 f"{weight:g}",
             )
         )

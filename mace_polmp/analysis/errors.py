@@ -41,11 +41,13 @@ class Comparison:
     Attributes:
         reference, predicted: of each frame that has a label.
         numbers: the atomic numbers of the same frames.
+        far: of polarizations, how many frames may be compared on a wrong branch.
     """
 
     reference: list[np.ndarray] = field(default_factory=list)
     predicted: list[np.ndarray] = field(default_factory=list)
     numbers: list[np.ndarray] = field(default_factory=list)
+    far: int = 0
 
     def values(self) -> tuple[np.ndarray, np.ndarray]:
         """All references and all predictions, flat."""

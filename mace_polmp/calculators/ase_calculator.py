@@ -68,8 +68,8 @@ class MultipoleMACECalculator(MACECalculator):
     something), and atomic_dipoles [n, 3] e Å, atomic_quadrupoles [n, 3, 3] e Å²,
     atomic_polarizabilities [n, 3, 3] and polarizability [3, 3] e² Å²/eV, long_range_energy eV;
     and, where asked for (of a self-consistent response polarizability as well), born_charges
-    [n, 3, 3] e, electronic_polarizability [3, 3] e² Å²/eV (with local fields) and
-    electronic_permittivity [3, 3] (ε∞ of a periodic structure).
+    [n, 3, 3] e, electronic_polarizability [3, 3] e² Å²/eV (with local fields; of a
+    cell eps0 V (ε∞ − 1)) and electronic_permittivity [3, 3] (ε∞ of a periodic structure).
     A committee returns means, and energy_var, forces_comm, dipole_var and so on as upstream.
     The total charge of a structure, e, which models with constrained charges know, is what
     atoms.info has under the key that the model was trained with, as "total_charge" or, as

@@ -11,8 +11,9 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
 from mace_polmp.analysis.errors import Comparison
-from mace_polmp.labels import weight_of
-from mace_polmp.quantities import QUANTITIES, boundary, check, check_prediction, find
+from mace_polmp.branches import are_far, lattice_of, nearest
+from mace_polmp.labels import read_label, weight_of
+from mace_polmp.quantities import QUANTITIES, boundary, check_prediction
 
 
 def compare(
@@ -25,7 +26,9 @@ def compare(
     """Predictions for all labels that the frames have and the calculator knows.
 
     Dipoles of structures that are periodic are left out: they are defined up to a constant only.
-    Born charges of slabs are left out as well, and so is a label whose weight is 0.
+    Of models with bond charges they are compared with the polarization, on the branch that is
+    nearest to the prediction. Born charges of slabs are left out for other models, and a label
+    whose weight is 0 for all.
 
     Args:
         calculator: MultipoleMACECalculator, or any other ASE calculator.
@@ -42,17 +45,16 @@ def compare(
     """
     keys = {name: quantity.key for name, quantity in QUANTITIES.items()} | (keys or {})
     known = {n: q for n, q in QUANTITIES.items() if q.result in calculator.implemented_properties}
+    polarized = bool(getattr(calculator, "defines_polarization", False))
     out: dict[str, Comparison] = {}
     for number, labelled in enumerate(tqdm(frames, desc=description, leave=False, disable=None)):
         atoms = labelled.copy()  # whole: what a model reads of info, such as a charge, is there
         atoms.set_constraint()  # which would set forces to zero
         kind = boundary(atoms.pbc)
         labels = {
-            name: check(
-                find(labelled, keys[name]), name, atoms, f"{where}: frame {number}", keys[name]
-            )
+            name: read_label(labelled, name, keys[name], f"{where}: frame {number}")
             for name, quantity in known.items()
-            if kind in quantity.defined
+            if quantity.is_defined(kind, polarized)
             and weight_of(labelled, name, f"{where}: frame {number}") > 0
         }
         # The forces first: they bring everything that is cheap.
@@ -64,7 +66,12 @@ def compare(
             if name == "stress":
                 value = voigt_6_to_full_3x3_stress(value)
             entry = out.setdefault(name, Comparison())
+            predicted = np.asarray(value, dtype=float).reshape(label.shape)
+            if name == "polarization":
+                lattice = lattice_of(atoms.cell, atoms.pbc)[None]
+                label = label + nearest((predicted - label)[None], lattice)[0]
+                entry.far += int(are_far((predicted - label)[None], lattice)[0])
             entry.reference.append(label)
-            entry.predicted.append(np.asarray(value, dtype=float).reshape(label.shape))
+            entry.predicted.append(predicted)
             entry.numbers.append(atoms.numbers)
     return out

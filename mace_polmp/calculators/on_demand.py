@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mace_polmp.errors import InputError
-from mace_polmp.head.observables import electronic_permittivity
+from mace_polmp.head.observables import electronic_permittivity, physical_polarizability
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.atom_energies import atom_energies
 from mace_polmp.modules.born_charges import born_charges
@@ -19,8 +19,12 @@ def _born_charges(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor:
 
 
 def _polarizability(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor:
+    """With local fields; of periodic structures physical, as dipoles and Born charges are."""
     with torch.no_grad():
-        return model.electronic_polarizability(batch.to_dict())[0]
+        own = model.electronic_polarizability(batch.to_dict())
+    cell, pbc = batch["cell"].reshape(1, 3, 3), batch["pbc"].reshape(1, 3)
+    screening = calc._screening(calc.atoms) ** 2 if bool(pbc.all()) else 1.0
+    return physical_polarizability(own, cell, pbc, screening)[0]
 
 
 def _permittivity(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor:

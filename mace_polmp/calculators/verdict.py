@@ -119,7 +119,10 @@ def observe(
         out.molecules.append(neutral_molecules(atoms))
         labels = {}
         for name in ("dipole", "born_charges"):
-            if boundary(atoms.pbc) in LABELS[name].defined and weight_of(labelled, name, at) > 0:
+            is_defined = LABELS[name].is_defined(
+                boundary(atoms.pbc), calculator.defines_polarization
+            )
+            if is_defined and weight_of(labelled, name, at) > 0:
                 labels[name] = read_label(labelled, name, keys[name], at)
         dipole, born = labels.get("dipole"), labels.get("born_charges")
         if dipole is not None:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mace_polmp.branches import are_far, lattice_of, nearest
 from mace_polmp.cli.common import HelpWithDefaults
+from mace_polmp.cli.suggestions import training_flags
 from mace_polmp.errors import InputError
-from mace_polmp.quantities import LABELS, SUGGESTED_WEIGHTS, boundary
+from mace_polmp.quantities import LABELS, boundary
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -29,7 +31,6 @@ _NET_FORCE = 0.1  # eV/Å
 # Force components beyond these are rarely in eV/Å.
 _SMALL_FORCE, _LARGE_FORCE = 0.05, 20.0
 _HARTREE, _HARTREE_PER_BOHR, _KCAL_PER_MOL = 27.2114, 51.422, 23.061
-_LOOKED_AT = 50  # structures, for their molecules
 _VACUUM = 6.0  # Å; a wider gap in a periodic structure is hardly meant to be filled
 _LARGE_ENERGY = 1e5  # eV; single precision has steps of 0.01 eV there
 
@@ -88,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.structures import read_structures
 
     frames = read_structures(args.file)
-    rules = LabelRules(keys={name: getattr(args, f"{name}_key") for name in LABELS})
+    keys = {name: getattr(args, f"{name}_key") for name in LABELS}
+    rules = LabelRules(keys=keys, polarized=True)  # a model with bond charges is
     report = Report()
     _composition(frames, report)
     usable, values = _labels(frames, rules, report)
@@ -97,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     isolated = _isolated(frames, rules, report)
     _forces(frames, values["forces"], report)
     _energies(frames, values["energy"], report)
+    _polarizations(frames, values["polarization"], report)
     charges = _charges(frames, rules.keys["total_charge"], report)
     width = max(len(name) for name, _ in report.rows)
     print(args.file)
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"{title}:")
             print("\n".join(f"  - {line}" for line in lines))
     print("flags, once that is mended:" if report.problems else "flags:")
-    print(f"  {' '.join(_flags(args.file, frames, rules.keys, usable, charges, isolated))}")
+    print(f"  {' '.join(training_flags(args.file, frames, rules.keys, usable, charges, isolated))}")
     if report.problems:
         sys.exit(1)
 
@@ -144,7 +147,7 @@ def _labels(
                 check_frame(atoms, replace(asked, used=frozenset({name})), where)
             except InputError as error:
                 refused.append(str(error))
-        if good or name != "virials":
+        if good or name not in ("virials", "polarization"):
             report.rows.append((f"{name} ({key})", f"{len(good)} of {len(frames)} frames"))
         if lacking:
             report.problems.append(
@@ -309,6 +312,24 @@ def _energies(frames: list[Atoms], labels: dict[int, Any], report: Report) -> No
         )
 
 
+def _polarizations(frames: list[Atoms], labels: dict[int, Any], report: Report) -> None:
+    """How far polarizations are from zero, where an untrained model has them."""
+    if not labels:
+        return
+    values = np.array(list(labels.values()))
+    lattices = np.array([lattice_of(frames[n].cell, frames[n].pbc) for n in labels])
+    values = values - nearest(values, lattices)
+    rms = float(np.sqrt((values**2).mean()))
+    report.rows.append(("polarization on the branch next to zero", f"RMS {rms:.3f} e Å"))
+    far = [n for n, is_far in zip(labels, are_far(values, lattices), strict=True) if is_far]
+    if far:
+        report.notes.append(
+            "polarizations above a quarter of the shortest lattice vector times e, in frames "
+            f"{_some(far)}: a model that knows nothing yet may follow them to a wrong branch. "
+            "Labels of Born charges, or --formal_charges of the ions, lead to the right one"
+        )
+
+
 def _charges(frames: list[Atoms], key: str, report: Report) -> set[float]:
     from mace_polmp.labels import read_label
 
@@ -331,56 +352,3 @@ def _charges(frames: list[Atoms], key: str, report: Report) -> set[float]:
 def _some(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:5]))
     return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"
-
-
-def _for_charges(frames: list[Atoms]) -> str:
-    """Flags for structures with charges: of one molecule each, or of ions among molecules.
-
-    The constraint spreads what is lacking over a whole structure, over far molecules as well.
-    """
-    if _are_single(frames):
-        return "--constrain_charge softness"
-    return f"--total_charge_weight {SUGGESTED_WEIGHTS['total_charge']:g} --induced dipole"
-
-
-def _are_single(frames: list[Atoms]) -> bool:
-    """Whether each structure is one molecule."""
-    from mace_polmp.structures import molecules
-
-    some = frames[:: max(1, len(frames) // _LOOKED_AT)]
-    return all(molecules(atoms).max() == 0 for atoms in some)
-
-
-def _flags(
-    path: Path,
-    frames: list[Atoms],
-    keys: dict[str, str],
-    counts: dict[str, int],
-    charges: set[float],
-    isolated: set[int],
-) -> list[str]:
-    """A training command for the file."""
-    flags = ["mace_run_train --name NAME --model MultipoleMACE", f"--train_file {path}"]
-    flags.append("--valid_fraction 0.1 --r_max 4.5 --num_channels 64 --max_L 1 --ema")
-    flags.append("--max_num_epochs 200")
-    if {int(z) for atoms in frames for z in atoms.numbers} - isolated:
-        flags.append("--E0s average")
-    for name in ("energy", "forces", "stress"):
-        if counts[name] and keys[name] != LABELS[name].key:
-            flags.append(f"--{name}_key {keys[name]}")
-    if charges - {0.0} and keys["total_charge"] != LABELS["total_charge"].key:
-        flags.append(f"--total_charge_key {keys['total_charge']}")
-    if counts["stress"]:
-        flags.append("--loss stress")
-    by_size = int(400 / np.median([len(atoms) for atoms in frames]))
-    flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
-    if charges - {0.0}:
-        flags.append(_for_charges(frames))
-    elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
-        flags.append("--constrain_charge softness")
-    for name in ("energy", "forces", "dipole", "polarizability", "born_charges"):
-        if counts[name]:
-            flags.append(f"--{name}_weight {SUGGESTED_WEIGHTS[name]:g}")
-            if name not in ("energy", "forces") and keys[name] != LABELS[name].key:
-                flags.append(f"--{name}_key {keys[name]}")
-    return flags

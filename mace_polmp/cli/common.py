@@ -59,7 +59,8 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         "--epsilon_infinity",
         type=float,
         help="electronic permittivity: dipoles and Born charges of periodic structures are "
-        "multiplied by its square root; by default what the model was given or has learned",
+        "multiplied by its square root, and ε∞ of induced dipoles by it; by default what the model "
+        "was given or has learned",
     )
     group.add_argument(
         "--divide_by_chi",

@@ -152,6 +152,9 @@ def _evaluate(
                 atoms.arrays[args.info_prefix + name] = value
             else:
                 atoms.arrays[args.info_prefix + name] = value.reshape(len(atoms), -1)
+        if model.long_range_options.defines_polarization and atoms.pbc.any():
+            factor = model.permittivity() ** 0.5 if atoms.pbc.all() else 1.0
+            atoms.info[args.info_prefix + "polarization"] = factor * columns["dipole"][number]
         if born is not None:
             atoms.arrays[args.info_prefix + "BEC"] = born[number].reshape(-1, 9)
         _as_plain_numbers(atoms, args.info_prefix)

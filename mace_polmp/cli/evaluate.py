@@ -11,6 +11,7 @@ import numpy as np
 from mace_polmp.analysis import plots
 from mace_polmp.analysis.errors import Comparison, ErrorMeasures
 from mace_polmp.analysis.tables import r_squared, significant, text_table
+from mace_polmp.branches import said_of
 from mace_polmp.cli.common import (
     HelpWithDefaults,
     add_model_options,
@@ -29,8 +30,8 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "evaluate",
-        help="errors and parity plots of energies, forces, stress, dipoles, polarizabilities and "
-        "Born charges",
+        help="errors and parity plots of energies, forces, stress, dipoles, polarizations, "
+        "polarizabilities and Born charges",
         description="Compare a model with whatever labels a file has: a table of MAE, RMSE and "
         "R², by element where atoms have labels, and parity plots. Plain MACE models work too.",
         formatter_class=HelpWithDefaults,
@@ -88,6 +89,10 @@ def run(args: argparse.Namespace) -> None:
         _print_offset(found["energy"])
     if "born_charges" in found:
         _print_sum_rule(found["born_charges"])
+    if "polarization" in found:
+        entry = found["polarization"]
+        if far := said_of(entry.far, len(entry.reference)):
+            print(f"note: {far}")
     plots.write_csv(args.output / "errors.csv", HEADER, rows)
     source = (f"model {plots.names(args.model)}", plots.names(args.configs))
     for name, entry in found.items():

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mace_polmp.analysis.plots import names
 from mace_polmp.cli.common import (
     HelpWithDefaults,
@@ -18,6 +20,7 @@ from mace_polmp.cli.common import (
     read_structure,
 )
 from mace_polmp.errors import InputError
+from mace_polmp.simulation.fields import PeriodicField
 from mace_polmp.units import WAVENUMBER
 
 
@@ -97,6 +100,13 @@ def add_parser(commands: Any) -> None:
         metavar=("CENTRE", "WIDTH"),
         help="multiply the field by a Gaussian in time: centre and standard deviation, fs",
     )
+    field.add_argument(
+        "--field_ramp",
+        nargs=2,
+        metavar=("SHAPE", "PERIOD"),
+        help="let the field go from 0 to +F, back through 0 to -F and to 0 again, in each period "
+        "(ps): triangle or sine; for hysteresis loops",
+    )
     parser.set_defaults(run=run)
 
 
@@ -121,14 +131,13 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         rotation=not args.no_rotation,
     )
-    calculator = make_calculator(
-        args, external_field=make_field(args), compile_mode=args.compile_mode
-    )
+    external = make_field(args)
+    calculator = make_calculator(args, external_field=external, compile_mode=args.compile_mode)
     where = f"{args.structure}: frame {args.frame}"
     atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
     atoms.info["model"] = names(args.model)  # frames say what made them
     same = ["head", "default_dtype", "epsilon_infinity", "divide_by_chi", "sum_rule"]
-    same += ["field", "field_wavenumber", "field_pulse"]
+    same += ["field", "field_wavenumber", "field_pulse", "field_ramp"]
     # Models and structures are compared by what they are, not by where they are.
     contents = {"model (its content)": [digest(path)[:12] for path in expand(args.model)]}
     last = run_md(
@@ -139,6 +148,13 @@ def run(args: argparse.Namespace) -> None:
         args.output,
         same={name: getattr(args, name) for name in same} | contents,
     )
+    if isinstance(external, PeriodicField):
+        periods = args.steps * args.timestep / external.period
+        strength = float(np.linalg.norm(external.amplitude))
+        print(
+            f"field: {external.shape} of {strength:g} V/Å, {periods:g} periods of "
+            f"{external.period / 1000:g} ps"
+        )
     print(
         f"{args.steps} steps, {args.steps * args.timestep / 1000:g} ps of "
         f"{last.get_chemical_formula()}: {args.output}/trajectory.xyz, trajectory.traj, md.csv"
@@ -149,13 +165,15 @@ def make_field(args: argparse.Namespace) -> Sequence[float] | Callable[[float], 
     """The external field of the options: None, constant, or a function of the time in fs.
 
     Raises:
-        InputError: options that have no field to act on, or an impossible pulse.
+        InputError: options that have no field to act on, or an impossible pulse or ramp.
     """
     if args.field is None:
-        for name in ("field_wavenumber", "field_pulse"):
+        for name in ("field_wavenumber", "field_pulse", "field_ramp"):
             if getattr(args, name) is not None:
                 raise InputError(f"--{name} needs --field X Y Z")
         return None
+    if args.field_ramp is not None:
+        return _ramp(args)
     if args.field_wavenumber is None and args.field_pulse is None:
         return list(args.field)
     frequency = WAVENUMBER * (args.field_wavenumber or 0.0)
@@ -169,3 +187,25 @@ def make_field(args: argparse.Namespace) -> Sequence[float] | Callable[[float], 
         return [factor * component for component in args.field]
 
     return field
+
+
+def _ramp(args: argparse.Namespace) -> PeriodicField:
+    """The field of --field_ramp.
+
+    Raises:
+        InputError: with another field of time, or no shape or period.
+    """
+    for name in ("field_wavenumber", "field_pulse"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--field_ramp does not go together with --{name}; leave one out")
+    shape, text = args.field_ramp
+    try:
+        period = float(text)
+    except ValueError:
+        period = math.nan
+    if not (math.isfinite(period) and period > 0):
+        raise InputError(f"--field_ramp: the period must be a positive number of ps, got {text}")
+    try:
+        return PeriodicField(tuple(args.field), shape, 1000.0 * period)
+    except InputError as error:
+        raise InputError(f"--field_ramp: {error}") from None

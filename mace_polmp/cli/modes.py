@@ -227,16 +227,15 @@ def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculato
         for model in calculator.models
     ]
     derivatives: Array = np.mean([t.cpu().numpy() for t in tensors], axis=0)
-    return derivatives
+    return derivatives * (calculator.permittivity() if atoms.pbc.all() else 1.0)
 
 
 def _permittivity(args: argparse.Namespace, atoms: Atoms) -> Array:
     """ε∞ that screens the field of longitudinal modes, [3, 3]."""
-    own = atoms.calc.permittivity()
-    if own > 1.0 or args.epsilon_infinity is not None:
-        return own * np.eye(3)
-    estimate: Array = atoms.calc.get_property("electronic_permittivity", atoms)
-    return estimate
+    if args.epsilon_infinity is not None:
+        return args.epsilon_infinity * np.eye(3)
+    own: Array = atoms.calc.get_property("electronic_permittivity", atoms)
+    return own
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""`mace_polmp spectrum`: infrared and Raman spectra and dielectric constants of trajectories."""
+"""`mace_polmp spectrum`: spectra, constants, g(r), conductivities and loops of trajectories."""
 
 from __future__ import annotations
 
@@ -14,25 +14,32 @@ from mace_polmp.analysis.correlation import Array, without_verlet_shift
 from mace_polmp.analysis.sampling import check_sampling, nyquist
 from mace_polmp.analysis.tables import with_error
 from mace_polmp.cli.common import HelpWithDefaults, add_model_options, named
+from mace_polmp.cli.conductivity import write_conductivity
+from mace_polmp.cli.hysteresis import write_hysteresis
 from mace_polmp.cli.rdf import write_rdf
-from mace_polmp.cli.trajectory import Series, read_series
+from mace_polmp.cli.trajectory import Series, details, read_series
 from mace_polmp.errors import InputError
 from mace_polmp.reading import existing_file
 from mace_polmp.unit_names import INFRARED, INVERSE_CM, RAMAN, per_wavenumber, with_unit
 
-KINDS = ("ir", "raman", "dielectric", "rdf")
+KINDS = ("ir", "raman", "dielectric", "conductivity", "rdf", "hysteresis")
 
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to those of `mace_polmp`."""
     parser = commands.add_parser(
         "spectrum",
-        help="infrared and Raman spectra, dielectric constants and g(r) of a trajectory",
+        help="infrared and Raman spectra, dielectric constants, conductivities, g(r) and "
+        "hysteresis of a trajectory",
         description="Spectra of a trajectory written by `mace_polmp md`, or of any trajectory with "
         "velocities and even time steps when --model is given.",
         formatter_class=HelpWithDefaults,
     )
-    parser.add_argument("kind", help="ir, raman, dielectric or rdf (radial distribution)")
+    parser.add_argument(
+        "kind",
+        help="ir, raman, dielectric, conductivity (of ions), rdf (radial distribution) or "
+        "hysteresis (of a run with --field_ramp)",
+    )
     parser.add_argument("trajectory", type=Path, help="file that ASE reads; all its frames")
     parser.add_argument(
         "--output",
@@ -71,6 +78,22 @@ def add_parser(commands: Any) -> None:
     rdf.add_argument("--elements", nargs="+", metavar="X", help="of the pairs; all if not given")
     rdf.add_argument("--r_max", type=float, help="Å; half the cell if not given")
     rdf.add_argument("--bins", type=int, default=200, help="of the distance")
+    ions = parser.add_argument_group("conductivity")
+    ions.add_argument(
+        "--lag",
+        type=float,
+        help="the longest time of correlation functions, fs; by default a twentieth of the run",
+    )
+    loop = parser.add_argument_group("hysteresis")
+    loop.add_argument(
+        "--period", type=float, help="period of the field, ps, where frames do not say it"
+    )
+    loop.add_argument(
+        "--centre",
+        action="store_true",
+        help="take the middle of the loop off the polarization: with formal charges it has a "
+        "constant that depends on the periodic images of the ions",
+    )
     add_model_options(parser, required=False)
     parser.set_defaults(run=run)
 
@@ -101,19 +124,21 @@ def run(args: argparse.Namespace) -> None:
     if not (math.isfinite(args.skip) and args.skip >= 0):
         raise InputError(f"--skip must be a number of fs, 0 or more, got {args.skip}")
     base = args.output or args.trajectory.with_name(f"{args.trajectory.stem}_{args.kind}")
-    if args.kind == "rdf":
+    if args.kind in ("rdf", "hysteresis"):
         existing_file(args.trajectory)
         base.parent.mkdir(parents=True, exist_ok=True)
-        write_rdf(args, base)
+        {"rdf": write_rdf, "hysteresis": write_hysteresis}[args.kind](args, base)
         return
     series = read_series(args)
-    least = dielectric.LEAST_WAVENUMBER if args.kind == "dielectric" else 0.0
-    check_sampling(series.masses, series.timestep, args.kind, least)
+    if series.current is not None or args.kind != "conductivity":
+        integrated = args.kind in ("dielectric", "conductivity")
+        least = dielectric.LEAST_WAVENUMBER if integrated else 0.0
+        check_sampling(series.masses, series.timestep, args.kind, least)
     temperature = series.temperature if args.temperature is None else args.temperature
     base.parent.mkdir(parents=True, exist_ok=True)
-    {"ir": _infrared, "raman": _raman, "dielectric": _dielectric}[args.kind](
-        args, series, temperature, base
-    )
+    kinds = {"ir": _infrared, "raman": _raman, "dielectric": _dielectric}
+    kinds["conductivity"] = write_conductivity
+    kinds[args.kind](args, series, temperature, base)
 
 
 def _infrared(args: argparse.Namespace, series: Series, temperature: float, base: Path) -> None:
@@ -193,7 +218,7 @@ def _dielectric(args: argparse.Namespace, series: Series, temperature: float, ba
     plots.write_csv(named(base, ".csv"), header, rows.tolist())
     title = plots.heading(
         f"Static dielectric constant: {with_error(result.value, result.error)}",
-        *_details(args, series, temperature),
+        *details(args, series, temperature),
     )
     plots.draw_lines(
         named(base, ".png"),
@@ -247,14 +272,7 @@ def _write(
 
 def _title(what: str, args: argparse.Namespace, series: Series, temperature: float) -> str:
     resolution = f"resolution {args.resolution:g} {INVERSE_CM}"
-    return plots.heading(what, *_details(args, series, temperature), resolution)
-
-
-def _details(args: argparse.Namespace, series: Series, temperature: float) -> list[str]:
-    """Model, data and temperature for a title."""
-    model = series.model if args.model is None else plots.names(args.model)
-    data = f"{plots.names(args.trajectory)} ({plots.typeset(series.formula)})"
-    return [f"model {model}" if model else "", data, f"{temperature:.0f} K"]
+    return plots.heading(what, *details(args, series, temperature), resolution)
 
 
 def _draw(base: Path, wavenumber: Array, lines: dict[str, Array], label: str, title: str) -> None:

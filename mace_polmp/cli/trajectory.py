@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mace_polmp.analysis import sampling
+from mace_polmp.analysis import plots, sampling
 from mace_polmp.analysis.correlation import Array, timestep_of
 from mace_polmp.cli.common import checked, make_calculator
 from mace_polmp.errors import InputError
@@ -65,7 +65,7 @@ def read_series(args: argparse.Namespace) -> Series:
     frames = read_structures(args.trajectory)
     where = str(args.trajectory)
     check_same(frames, where)
-    times = _times(frames, args.timestep, where)
+    times = times_of(frames, args.timestep, where)
     step = timestep_of(times, where)
     frames = frames[int(np.searchsorted(times - times[0], args.skip - 1e-6)) :]
     if len(frames) < 2:
@@ -78,15 +78,17 @@ def read_series(args: argparse.Namespace) -> Series:
             f"{where}: has no velocities to take the temperature from; give --temperature or a "
             "trajectory with velocities"
         )
+    found = {name: column(frames, name) for name in ("dipole", "current", "polarizability")}
     needed = {"raman": "polarizability"}.get(args.kind, "current" if periodic else "dipole")
-    found = {name: _column(frames, name) for name in ("dipole", "current", "polarizability")}
+    if args.kind == "conductivity":
+        needed = _of_conduction(frames, found, where)
     epsilon = 1.0
     if found[needed] is None:
         found[needed], epsilon = _evaluate(args, frames, needed, moving)
     else:
-        _check_unused(args, needed, where)
+        check_unused(args, needed, where)
         if needed != "polarizability":
-            found[needed], epsilon = _as_written(args, frames, needed, found[needed])
+            found[needed], epsilon = as_written(args, frames, needed, found[needed])
     temperature = math.nan
     if moving:
         motion = ThermalMotion.of_frames(frames)
@@ -106,6 +108,26 @@ def read_series(args: argparse.Namespace) -> Series:
     )
 
 
+def _of_conduction(frames: list[Atoms], found: dict[str, Array | None], where: str) -> str:
+    """What a conductivity is made of: the current, or the dipole where it is the polarization.
+
+    Raises:
+        InputError: open structures or slabs, or a field.
+    """
+    if not frames[0].pbc.all():
+        raise InputError(
+            f"{where}: a conductivity needs a structure that is periodic in three directions"
+        )
+    if any(np.any(atoms.info.get("external_field", 0.0)) for atoms in frames):
+        raise InputError(
+            f"{where}: ran in an external field; a conductivity is taken from the fluctuations of "
+            "a run without one"
+        )
+    defined = bool(frames[0].info.get("defines_polarization", False))
+    has_dipole = found["current"] is None and found["dipole"] is not None
+    return "dipole" if has_dipole and defined else "current"
+
+
 def check_same(frames: list[Atoms], where: str) -> None:
     """Refuse a file whose frames are not those of one structure."""
     first = frames[0]
@@ -117,7 +139,12 @@ def check_same(frames: list[Atoms], where: str) -> None:
             )
 
 
-def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
+def times_of(frames: list[Any], timestep: float | None, where: str) -> Array:
+    """The times of frames, fs: what they say, or even steps.
+
+    Raises:
+        InputError: neither is known, or they contradict each other.
+    """
     if timestep is not None and not (math.isfinite(timestep) and timestep > 0):
         raise InputError(f"--timestep must be a positive number of fs, got {timestep}")
     missing = [n for n, atoms in enumerate(frames) if "time_fs" not in atoms.info]
@@ -129,7 +156,7 @@ def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
     if missing:
         assert timestep is not None
         return np.arange(len(frames)) * timestep
-    times = np.array([_number(atoms, "time_fs", n, where) for n, atoms in enumerate(frames)])
+    times = np.array([number_of(atoms, "time_fs", n, where) for n, atoms in enumerate(frames)])
     if timestep is not None and len(times) > 1:
         said = float(np.median(np.diff(times)))
         if abs(said - timestep) > 1e-3 * timestep:
@@ -140,7 +167,7 @@ def _times(frames: list[Any], timestep: float | None, where: str) -> Array:
     return times
 
 
-def _number(atoms: Any, name: str, number: int, where: str) -> float:
+def number_of(atoms: Any, name: str, number: int, where: str) -> float:
     """What a frame says under a name.
 
     Raises:
@@ -156,13 +183,18 @@ def _integrator_step(atoms: Any, where: str) -> float | None:
     """The time step of the dynamics, fs, if frames say it."""
     if "timestep_fs" not in atoms.info:
         return None
-    step = _number(atoms, "timestep_fs", 0, where)
+    step = number_of(atoms, "timestep_fs", 0, where)
     if step <= 0:
         raise InputError(f"{where}: frame 0: timestep_fs must be a number above 0, got {step:g}")
     return step
 
 
-def _column(frames: list[Any], name: str) -> Array | None:
+def column(frames: list[Any], name: str) -> Array | None:
+    """What all frames have under a name, [n_times, 3], or [n_times, 3, 3] of a polarizability.
+
+    Raises:
+        InputError: other shapes, or numbers that are not finite.
+    """
     from mace_polmp.quantities import find
 
     values = [find(atoms, name) for atoms in frames]
@@ -178,7 +210,7 @@ def _column(frames: list[Any], name: str) -> Array | None:
     return series
 
 
-def _check_unused(args: argparse.Namespace, name: str, where: str) -> None:
+def check_unused(args: argparse.Namespace, name: str, where: str) -> None:
     """Refuse options of the model where it is not asked: the frames have what is needed.
 
     Raises:
@@ -192,7 +224,7 @@ def _check_unused(args: argparse.Namespace, name: str, where: str) -> None:
             )
 
 
-def _as_written(
+def as_written(
     args: argparse.Namespace, frames: list[Any], name: str, series: Array | None
 ) -> tuple[Array, float]:
     """A dipole or current of the frames with the screening that was asked for, and its ε∞."""
@@ -206,7 +238,7 @@ def _as_written(
                 "that of whole ones; remove 'dipole' from the frames and give --model"
             )
     said = frames[0].info.get("epsilon_infinity")
-    written = 1.0 if said is None else _number(frames[0], "epsilon_infinity", 0, where)
+    written = 1.0 if said is None else number_of(frames[0], "epsilon_infinity", 0, where)
     if not written >= 1.0:
         raise InputError(f"{where}: frame 0: epsilon_infinity must be 1 or more, got {written:g}")
     asked = args.epsilon_infinity
@@ -304,3 +336,10 @@ def _evaluate(
         values.append(value)
     epsilon = calculator.permittivity() if frames[0].pbc.all() else 1.0
     return np.array(values), epsilon
+
+
+def details(args: argparse.Namespace, series: Series, temperature: float) -> list[str]:
+    """Model, data and temperature for a title."""
+    model = series.model if args.model is None else plots.names(args.model)
+    data = f"{plots.names(args.trajectory)} ({plots.typeset(series.formula)})"
+    return [f"model {model}" if model else "", data, f"{temperature:.0f} K"]

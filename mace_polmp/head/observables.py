@@ -154,11 +154,36 @@ def electronic_polarizability(
 def electronic_permittivity(polarizability: Tensor, cell: Tensor) -> Tensor:
     """ε∞ = 1 + α/(eps0 V) of periodic structures, [n_structures, 3, 3].
 
-    An estimate: of a model trained on energies and forces, what its induced dipoles screen. The
-    rest of the screening is in its latent charges (see screening_factor).
+    Args:
+        polarizability: physical_polarizability, or for what induced dipoles alone screen
+            electronic_polarizability; e² Å²/eV.
+        cell: [n_structures, 3, 3], Å.
     """
     volume = cell_volume(cell)[:, None, None]
     return torch.eye(3).to(polarizability) + polarizability / (EPS0 * volume)
+
+
+def physical_polarizability(
+    polarizability: Tensor, cell: Tensor, pbc: Tensor, screening: Tensor | float
+) -> Tensor:
+    """The polarizability whose ε∞ is physical, [n_structures, 3, 3], e² Å²/eV.
+
+    Induced dipoles screen latent charges by 1 + α/(eps0 V), and latent charges are physical ones
+    divided by √ε_e. Together ε∞ = ε_e (1 + α/(eps0 V)) (see screening_factor), and the
+    polarizability of the cell is eps0 V (ε∞ − 1). Structures that are not periodic in three
+    directions keep theirs.
+
+    Args:
+        polarizability: electronic_polarizability.
+        cell, pbc: as of the engine.
+        screening: ε_e, [n_structures] or a number.
+    """
+    periodic = pbc.all(1)[:, None, None]
+    factor = torch.as_tensor(screening).to(polarizability).view(-1, 1, 1)
+    vacuum = EPS0 * cell_volume(cell.to(polarizability))[:, None, None]
+    unit = torch.eye(3).to(polarizability)
+    physical = factor * polarizability + (factor - 1.0) * vacuum * unit
+    return torch.where(periodic, physical, polarizability)
 
 
 def susceptibility(polarizability: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from mace_polmp.modules.backbone import (
 )
 from mace_polmp.modules.born_charges import labelled_born_charges
 from mace_polmp.modules.graph import Graph
+from mace_polmp.modules.labelled import asks_for_labels, labelled_outputs
 from mace_polmp.modules.outputs import ELECTRICAL_OUTPUTS, BackboneOutput, electrical_outputs
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.modules.summary import summary
@@ -55,6 +56,7 @@ class MultipoleMACE(ScaleShiftMACE):
     _double_e0s: Tensor | None = None  # what a model in single precision rounds
     born_directions: int = 3  # of polarization, in which a training sees its Born charges
     gives_polarizability: bool = True  # where that of a structure takes solving for it
+    asked_labels: frozenset[str] = frozenset()  # of a training, that ask for more outputs
     compiled: Any = None  # a CompiledPass, for evaluations that need first derivatives only
     __repr__ = summary
 
@@ -234,7 +236,8 @@ class MultipoleMACE(ScaleShiftMACE):
             induced_charges [n_atoms] e, induced_dipoles [n_atoms, 3] e Å;
             softness [n_atoms] e²/eV, atomic_polarizabilities [n_atoms, 3, 3] e² Å²/eV;
             dipole [n_structures, 3] e Å, polarizability [n_structures, 3, 3] e² Å²/eV;
-            born_charges [n_atoms, 3, 3] e where they are asked for. The polarizability of a
+            born_charges [n_atoms, 3, 3] e and what labelled_outputs gives where labels in data ask
+            for them. The polarizability of a
             self-consistent response takes three more solutions: data["with_polarizability"]
             False, or the model's gives_polarizability, leaves None in its place.
 
@@ -252,7 +255,7 @@ class MultipoleMACE(ScaleShiftMACE):
         strained, displacement = graph.strained(
             compute_virials or compute_stress or compute_displacement
         )
-        labelled = graph.born_charges_weight is not None
+        labelled = asks_for_labels(self, graph)
         outputs: dict[str, Tensor | None] | None = None
         precision: AbstractContextManager[None] = nullcontext()
         if self.compiled is not None and not (training or compute_hessian or labelled):
@@ -262,7 +265,8 @@ class MultipoleMACE(ScaleShiftMACE):
             short, out = self.long_range(strained)
             wanted = graph.data.get("with_polarizability", self.gives_polarizability)
             outputs = self.outputs(short, out, wanted)
-            if labelled:
+            outputs.update(labelled_outputs(self, strained, out))
+            if graph.born_charges_weight is not None:
                 outputs["born_charges"] = labelled_born_charges(self, graph, training, out)
         interaction: Any = outputs["interaction_energy"]
         with precision:
@@ -365,12 +369,21 @@ class MultipoleMACE(ScaleShiftMACE):
         return short, multipoles, response
 
     def electronic_polarizability(self, data: dict[str, Tensor]) -> Tensor:
-        """Polarizability with local fields, [n_structures, 3, 3], e² Å²/eV: see observables.py."""
+        """Of induced dipoles, with local fields, [n_structures, 3, 3], e² Å²/eV: observables.py."""
         graph = Graph.of(data)
         if self.long_range_options.is_self_consistent:
             without = Graph.of({k: v for k, v in data.items() if k != "applied_field"})
             return self.long_range(without)[1].polarizability
         response = self.read_multipoles(data)[2]
+        return self._with_local_fields(graph, response)
+
+    def local_polarizability(self, graph: Graph, out: HeadOutput) -> Tensor:
+        """The same, of structures without a field whose head output is known."""
+        if self.long_range_options.is_self_consistent:
+            return out.polarizability
+        return self._with_local_fields(graph, out.response)
+
+    def _with_local_fields(self, graph: Graph, response: ResponseCoefficients) -> Tensor:
         where = (graph.positions, graph.cell, graph.pbc, graph.batch)
         dipoles = replace(response, bonds=None)
         alpha = polarizability_tensors(dipoles, len(graph.positions), graph.positions)

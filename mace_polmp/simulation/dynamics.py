@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from mace_polmp.analysis.sampling import whole_molecules
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
-from mace_polmp.calculators.checks import has_formal_charges
+from mace_polmp.calculators.checks import check_field, check_screening, has_formal_charges
 from mace_polmp.errors import InputError
 from mace_polmp.files import locked, make_folder
 from mace_polmp.repeatable import repeatable
 from mace_polmp.simulation.ensembles import ENSEMBLES, Ensemble
+from mace_polmp.simulation.fields import FieldWork, PeriodicField
 from mace_polmp.simulation.frames import OBSERVABLES
 from mace_polmp.simulation.record import Record
 from mace_polmp.simulation.temperature import ThermalMotion, draw_momenta, take_off_drift
@@ -151,7 +152,8 @@ def _run(
     rng = np.random.default_rng(settings.seed)
     motion = _set_in_motion(atoms, calculator, settings, rng)
     dynamics = settings.coupling().dynamics(atoms, motion, rng)
-    record = Record(folder, calculator, settings, motion, same, atoms)
+    work = FieldWork.of(atoms, calculator)
+    record = Record(folder, calculator, settings, motion, same, atoms, work)
     is_resumed = record.restart.exists()
     if is_resumed:
         record.resume(atoms, dynamics, rng)
@@ -167,7 +169,11 @@ def _run(
     bar = tqdm(total=steps, initial=dynamics.nsteps, unit="step", desc="MD", disable=None)
     try:
         atoms.get_forces()
-        start = _potential(calculator)
+        # ASE tells observers of the start of a run, but not of that of a resumed one.
+        calculator.time = (dynamics.nsteps + 1) * dynamics.dt / units.fs
+        if work is not None:
+            work.follow(dynamics, settings.timestep)
+        start = float(calculator.results["zero_field_energy"])
         hottest = max(settings.temperature, motion.temperature(atoms))
         if not is_resumed:
             record.write(atoms, dynamics, rng)
@@ -239,12 +245,6 @@ def _is_cold(atoms: Atoms, temperature: float) -> bool:
     return motion.count > 0 and motion.temperature(atoms) < 1e-6 * temperature
 
 
-def _potential(calculator: MultipoleMACECalculator) -> float:
-    """The potential energy, without a field along periodic directions, eV."""
-    results = calculator.results
-    return float(results.get("energy", results["zero_field_energy"]))
-
-
 def _check_alive(
     atoms: Atoms,
     calculator: MultipoleMACECalculator,
@@ -257,12 +257,12 @@ def _check_alive(
 
     Args:
         atoms, calculator, motion, dynamics: of the run.
-        start: the potential energy that it began with, eV.
+        start: the potential energy that it began with, without that in a field, eV.
         hottest: K, asked for or begun with.
     """
     temperature = motion.temperature(atoms)
     leap = float(np.abs(atoms.get_velocities()).max()) * dynamics.dt
-    change = (_potential(calculator) - start) / len(atoms)
+    change = (float(calculator.results["zero_field_energy"]) - start) / len(atoms)
     if not (np.isfinite(atoms.positions).all() and math.isfinite(temperature)):
         found = " (positions are NaN or infinite)"
     elif not temperature < _HOT * hottest + _HOT_ANYWAY:
@@ -282,6 +282,10 @@ def _check_alive(
 
 def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettings) -> None:
     check_motion(atoms, "structure")
+    if isinstance(calculator.external_field, PeriodicField):  # it begins with zero
+        amplitude = np.asarray(calculator.external_field.amplitude)
+        check_field(atoms, amplitude, {"forces"}, calculator.defines_polarization)
+        check_screening(atoms, calculator.divide_by_chi)
     if settings.ensemble == "npt":
         if atoms.constraints:
             raise InputError("ensemble npt does not work with constrained atoms; free them")

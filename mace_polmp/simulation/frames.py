@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mace_polmp.simulation.fields import PeriodicField
 from mace_polmp.simulation.temperature import INFO, RESTS, ThermalMotion
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def make_frame(
     observables: tuple[str, ...],
     timestep: float,
     step: int,
+    work: float | None = None,
 ) -> tuple[Atoms, dict[str, Any]]:
     """The structure with its observables, and a row of the table.
 
@@ -58,6 +60,7 @@ def make_frame(
         observables: of OBSERVABLES.
         timestep: fs.
         step: number of steps made.
+        work: of a field that depends on time, eV.
     """
     forces = atoms.get_forces(apply_constraint=False)
     results = calculator.results
@@ -85,12 +88,18 @@ def make_frame(
     if atoms.pbc.all():  # what makes physical charges of latent ones
         info["epsilon_infinity"] = calculator.permittivity()
         info["divided_by_chi"] = calculator.divide_by_chi
+    if atoms.pbc.any():  # whether the dipole is that of the polarization
+        info["defines_polarization"] = calculator.defines_polarization
     if calculator.external_field is not None:
         info["external_field"] = field
+    if isinstance(calculator.external_field, PeriodicField):
+        info["field_period_fs"] = calculator.external_field.period
     for name, value in _observables(atoms, calculator, observables).items():
         info[name] = value.reshape(-1)  # nine plain numbers of a tensor
         row.update(_columns(name, value))
     row.update(_columns("field_V_per_A", field) if "external_field" in info else {})
+    if work is not None:
+        row["work_eV"] = work
     frame = bare(atoms, calculator.charge_keys())
     frame.info.update(info)
     known = {"energy": results["energy"]} if "energy" in results else {}

@@ -18,6 +18,7 @@ from ase.io.trajectory import Trajectory
 from mace_polmp.errors import InputError
 from mace_polmp.files import replacing, unwritable
 from mace_polmp.simulation.ensembles import set_state, state_of
+from mace_polmp.simulation.fields import FieldWork
 from mace_polmp.simulation.frames import make_frame
 from mace_polmp.simulation.temperature import ThermalMotion
 
@@ -35,6 +36,7 @@ class Record:
         motion: what is thermal.
         same: what else must be the same.
         start: the structure that the run begins with.
+        work: of a field that depends on time, if there is one.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Record:
         motion: ThermalMotion,
         same: dict[str, Any],
         start: Atoms,
+        work: FieldWork | None = None,
     ) -> None:
         assert is_dataclass(settings) and not isinstance(settings, type)
         self.restart = folder / "restart.npz"
@@ -57,6 +60,7 @@ class Record:
         self._run = json.dumps({**asdict(settings), **same})
         self._n_frames = 0
         self._start = _digest(start)
+        self._work = work
 
     def begin(self) -> None:
         """Refuse to write over files that no restart file belongs to."""
@@ -94,9 +98,11 @@ class Record:
         dynamics.nsteps = int(state["step"])
         try:
             set_state(dynamics, {k[4:]: v for k, v in state.items() if k.startswith("dyn/")})
+            if self._work is not None:
+                self._work.value = float(state["work"])
         except KeyError as error:
             raise InputError(
-                f"{self.restart}: lacks {error} of the ensemble; it was written by another "
+                f"{self.restart}: lacks {error} of the dynamics; it was written by another "
                 "version: give another --output"
             ) from error
         self._n_frames = int(state["frames"])
@@ -177,6 +183,7 @@ class Record:
             settings.observables,
             settings.timestep,
             dynamics.nsteps,
+            None if self._work is None else self._work.value,
         )
         ase.io.write(self._frames, frame, format="extxyz", append=self._n_frames > 0)
         with Trajectory(self._trajectory, "a" if self._n_frames > 0 else "w") as file:
@@ -201,6 +208,8 @@ class Record:
             "cell": atoms.cell.array,
             "random": json.dumps(rng.bit_generator.state),
         }
+        if self._work is not None:
+            state["work"] = self._work.value
         state.update({f"dyn/{name}": value for name, value in state_of(dynamics).items()})
         with replacing(self.restart) as temporary, open(temporary, "wb") as file:
             np.savez(file, **state)

@@ -7,8 +7,9 @@ from ase.data import chemical_symbols
 
 from mace_polmp.errors import InputError
 from mace_polmp.head.formal_charges import formal_charges
+from mace_polmp.labels import weight_of
 from mace_polmp.modules import LongRangeOptions
-from mace_polmp.quantities import OPEN, SLAB, boundary
+from mace_polmp.quantities import OPEN, SLAB, boundary, find
 from mace_polmp.structures import is_isolated_atom, total_charge
 from mace_polmp.training.options import TrainingOptions
 
@@ -35,8 +36,9 @@ def check_bonds(
 
     Raises:
         InputError: a weight of total charges, formal charges that a foundation model without a
-            head would meet at their full size, those of elements that no structure has, and
-            structures with another charge than the sum of their formal charges.
+            head would meet at their full size, those of elements that no structure has, structures
+            with another charge than the sum of their formal charges, and polarizations of slabs
+            beside formal charges that are screened.
     """
     if not options.defines_polarization:
         return
@@ -61,7 +63,10 @@ def check_bonds(
         )
     for path, structures in frames.items():
         for number, atoms in enumerate(structures):
-            _check_sum(charges, atoms, training.key("total_charge"), f"{path}: frame {number}")
+            where = f"{path}: frame {number}"
+            _check_sum(charges, atoms, training.key("total_charge"), where)
+            if charges and options.epsilon_infinity != 1.0 and "polarization" in training.used:
+                _check_slab(options, atoms, training.key("polarization"), where)
 
 
 def _check_sum(charges: dict[int, float], atoms: Atoms, key: str, where: str) -> None:
@@ -80,4 +85,16 @@ def _check_sum(charges: dict[int, float], atoms: Atoms, key: str, where: str) ->
             f"{where}: formal charges sum to {found:g} e, and {what}: with --charge_readout bond "
             "charges sum to the formal charges. Give --formal_charges of all ions, such as "
             "'H:1,O:-2' for water and its ions, or remove the structure"
+        )
+
+
+def _check_slab(options: LongRangeOptions, atoms: Atoms, key: str, where: str) -> None:
+    """Refuse a polarization of a slab, whose formal charges would be no whole numbers."""
+    has_label = find(atoms, key) is not None and weight_of(atoms, "polarization", where) > 0
+    if boundary(atoms.pbc) == SLAB and has_label:
+        raise InputError(
+            f"{where}: has a label of polarization and is a slab, where formal charges are not "
+            "screened: this needs --epsilon_infinity 1, got "
+            f"{options.epsilon_infinity}. Give the frame config_polarization_weight=0, or leave "
+            "--formal_charges out"
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mace_polmp.analysis import plots
-from mace_polmp.training.metrics import UNITS
+from mace_polmp.training.metrics import UNITS, is_compared
 from mace_polmp.unit_names import with_unit
 
 
@@ -39,7 +39,7 @@ def draw_label_curves(path: str | Path) -> None:
     """
     results = Path(path)
     records = read_records(results)
-    names = [n for n in UNITS if any(_number(r.get(f"rmse_{n}")) is not None for r in records)]
+    names = [n for n in UNITS if any(is_compared(r, n) for r in records)]
     if not names or len({r["epoch"] for r in records}) < 2:
         return
     heads = sorted({str(r.get("head", "")) for r in records})

@@ -26,7 +26,7 @@ from mace_polmp.structures import check_structure, is_isolated_atom, read_struct
 from mace_polmp.training import atomic_energies
 from mace_polmp.training.heads import keys_of, parse_heads
 from mace_polmp.training.labels import check_presence
-from mace_polmp.training.options import TrainingOptions
+from mace_polmp.training.options import ELECTRICAL_LABELS, TrainingOptions
 from mace_polmp.upstream.data import isolated_energy
 
 logger = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ def _check_labels_exist(
     """Refuse a weight of a label that no training frame has, or no data could."""
     path = str(head.files["train_file"])
     if not frames:
-        for name in ("born_charges", "total_charge"):
+        for name in ("polarization", "born_charges", "total_charge"):
             if name in training.used:
                 raise InputError(
                     f"{path}: HDF5 and LMDB files have no labels for --{name}_weight; train on a "
@@ -250,8 +250,7 @@ def rules_of(
         options: settings of the head.
     """
     keys = {name: str(getattr(args, f"{name}_key", None) or LABELS[name].key) for name in LABELS}
-    keys |= {name: training.key(name) for name in ("dipole", "polarizability", "born_charges")}
-    keys["total_charge"] = training.key("total_charge")
+    keys |= {name: training.key(name) for name in ELECTRICAL_LABELS}
 
     def has_weight(name: str) -> bool:
         later = args.swa and getattr(args, f"swa_{name}_weight") > 0
@@ -270,6 +269,7 @@ def rules_of(
         needed=needed,
         used=frozenset(used | set(training.used)),
         constrained=options.constrain_charge != "none",
+        polarized=options.defines_polarization,
     )
 
 

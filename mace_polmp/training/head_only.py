@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.graph import Graph
+from mace_polmp.modules.labelled import labelled_outputs
 from mace_polmp.modules.model import BackboneOutput, electrical_outputs
 
 _MOST_MEMORY = 8 * 2**30  # bytes
@@ -74,7 +75,8 @@ class CachedBackbone(torch.nn.Module):
         features = data["cached_node_feats"].requires_grad_(True)
         energy, interaction = data["cached_energies"].unbind(1)
         short = BackboneOutput(energy, interaction, features, None, {"node_feats": features})
-        out = self.model.long_range(Graph.of(data), short)[1]
+        graph = Graph.of(data)
+        out = self.model.long_range(graph, short)[1]
         by_position, by_feature = torch.autograd.grad(
             out.energy.sum(), (positions, features), create_graph=training, retain_graph=True
         )
@@ -93,6 +95,7 @@ class CachedBackbone(torch.nn.Module):
             "virials": None,
             "stress": None,
             **electrical_outputs(out, self.model.gives_polarizability),
+            **labelled_outputs(self.model, graph, out),
         }
 
 

@@ -87,9 +87,8 @@ def plain_heads(args: argparse.Namespace, training: TrainingOptions) -> str:
     for name, settings in heads.items():
         if isinstance(settings.get("E0s"), dict):
             settings["E0s"] = str(settings["E0s"])
-        found = keys_of(
-            settings, {key: training.key(key) for key in ("total_charge", "born_charges")}
-        )
+        own = ("total_charge", "born_charges", "polarization")
+        found = keys_of(settings, {key: training.key(key) for key in own})
         if found["total_charge"] != training.key("total_charge"):
             raise InputError(
                 f"--heads: the total charge of {name} is at {found['total_charge']!r}, but a model "
@@ -99,5 +98,9 @@ def plain_heads(args: argparse.Namespace, training: TrainingOptions) -> str:
         settings["arrays_keys"] = {
             **settings.get("arrays_keys", {}),
             "born_charges": found["born_charges"],
+        }
+        settings["info_keys"] = {
+            **settings.get("info_keys", {}),
+            "polarization": found["polarization"],
         }
     return str(heads)

@@ -1,11 +1,15 @@
-"""Whether training files have the electrical labels that a loss asks for."""
+"""Whether training files have the labels that a loss asks for, and the model something for them."""
 
 from __future__ import annotations
 
 from ase import Atoms
 
 from mace_polmp.errors import InputError
-from mace_polmp.labels import names_in
+from mace_polmp.head.formal_charges import formal_charges
+from mace_polmp.head.options import LEARN
+from mace_polmp.labels import names_in, weight_of
+from mace_polmp.modules import LongRangeOptions
+from mace_polmp.quantities import find
 from mace_polmp.training.options import TrainingOptions
 
 
@@ -31,3 +35,73 @@ def check_presence(
                 f"--{name}_weight asks for; name it with --{name}_key (the first frame has "
                 f"{names_in(example)})"
             )
+
+
+def check_model(options: LongRangeOptions, training: TrainingOptions) -> None:
+    """Refuse labels that a model has nothing for.
+
+    Args:
+        options: settings of the head.
+        training: weights and keys of electrical labels.
+
+    Raises:
+        InputError: polarizations without charges that move along bonds, or with formal charges that
+            are no whole numbers; polarizabilities without anything that is induced or learned.
+    """
+    if "polarizability" in training.used:
+        _check_response(options)
+    if "polarization" not in training.used:
+        return
+    if not options.defines_polarization:
+        raise InputError(
+            "--polarization_weight needs --charge_readout bond, got --charge_readout "
+            f"{options.charge_readout}: other models have no polarization of periodic structures"
+        )
+    if any(charge != round(charge) for charge in formal_charges(options.formal_charges).values()):
+        raise InputError(
+            f"--polarization_weight needs --formal_charges that are whole numbers, got "
+            f"{options.formal_charges}: a polarization is known up to e times lattice vectors, and "
+            "an ion that is moved by one must change it by a whole number of them"
+        )
+
+
+def check_open_polarizabilities(
+    options: LongRangeOptions, training: TrainingOptions, frames: dict[str, list[Atoms]]
+) -> None:
+    """Refuse polarizabilities of molecules for a model that has those of crystals alone.
+
+    Args:
+        options: settings of the head.
+        training: weights and keys of electrical labels.
+        frames: structures by file.
+
+    Raises:
+        InputError: names the first.
+    """
+    if "polarizability" not in training.used or _responds(options):
+        return
+    for path, structures in frames.items():
+        for number, atoms in enumerate(structures):
+            where = f"{path}: frame {number}"
+            has_label = find(atoms, training.key("polarizability")) is not None
+            if has_label and not atoms.pbc.any() and weight_of(atoms, "polarizability", where) > 0:
+                raise InputError(
+                    f"{where}: has a label of polarizability and is an open structure, where "
+                    f"--induced {options.induced} has none: give --induced dipole or both, or the "
+                    "frame config_polarizability_weight=0"
+                )
+
+
+def _responds(options: LongRangeOptions) -> bool:
+    """Whether a field induces anything in a molecule."""
+    return options.induces_dipoles or options.is_self_consistent
+
+
+def _check_response(options: LongRangeOptions) -> None:
+    """Refuse polarizabilities where a model has none, or one that no training changes."""
+    if not _responds(options) and options.epsilon_infinity != LEARN:
+        raise InputError(
+            f"--polarizability_weight needs something that a field induces, got --induced "
+            f"{options.induced}: give --induced dipole or both, or for crystals alone "
+            f"--epsilon_infinity {LEARN}"
+        )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from mace import modules
 from mace.modules.loss import reduce_loss
 from mace.tools import TensorDict
 from mace.tools.torch_geometric import Batch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from mace_polmp.branches import lattice_of, nearest
+from mace_polmp.quantities import LABELS
 
 # Weights that some of upstream's losses do not look at: config_weight alone, or that of the label
 # (0 where there is none) as well.
@@ -21,6 +26,10 @@ _IGNORED: dict[type, dict[str, tuple[str, ...]]] = {
 }
 
 
+# What a model gives to be compared with a label, where its own output is another.
+_PHYSICAL = {"polarizability": "cell_polarizability", "charges": "physical_charges"}
+
+
 class ElectricalLoss(torch.nn.Module):
     """Upstream's loss plus weighted squared errors of dipoles, polarizabilities and charges.
 
@@ -28,10 +37,11 @@ class ElectricalLoss(torch.nn.Module):
     are multiplied by it before they enter, so that a label of weight 0 counts for nothing.
 
     Each of the electrical terms is a mean over the structures of a batch, zero where a structure
-    has no label: of the squared components of the dipole (e Å)², the polarizability (e² Å²/eV)²
-    and the total charge e², divided by the number of atoms; of Born charges e² the mean over atoms
-    and components. Weights of structures and labels (config_weight, config_dipole_weight, …)
-    multiply them.
+    has no label: of the squared components of the dipole and the polarization (e Å)², the
+    polarizability (e² Å²/eV)² and the total charge e², divided by the number of atoms; of Born
+    charges and charges of atoms e² the mean over atoms and components. Labels of the polarization
+    are moved to the branch that is nearest to the prediction. Weights of structures and labels
+    (config_weight, config_dipole_weight, …) multiply them.
 
     Args:
         base: upstream's loss.
@@ -87,10 +97,10 @@ def exact_energies(batch: Batch) -> None:
 
 
 def squared_errors(ref: Batch, pred: TensorDict, name: str) -> Tensor:
-    """Weighted squared errors of a label, [n_atoms] for Born charges, else [n_structures]."""
+    """Weighted squared errors of a label, [n_atoms] for those of atoms, else [n_structures]."""
     reference, predicted, weight = label_pair(ref, pred, name)
-    error = torch.square(reference - predicted).flatten(1)
-    if name == "born_charges":
+    error = torch.square(reference - predicted).view(len(predicted), -1)
+    if LABELS[name].per_atom:
         return (ref.weight * weight)[ref.batch] * error.mean(1)
     counts = ref.ptr[1:] - ref.ptr[:-1]
     return ref.weight * weight * error.mean(1) / counts
@@ -109,5 +119,28 @@ def label_pair(ref: Batch, pred: TensorDict, name: str) -> tuple[Tensor, Tensor,
     if name == "total_charge":
         predicted = pred["charges"].new_zeros(n_structures).index_add(0, ref.batch, pred["charges"])
         return ref["total_charge"].view(-1, 1), predicted[:, None], weight
-    predicted = pred[name]
-    return ref[name].view(predicted.shape), predicted, weight
+    physical = pred.get(_PHYSICAL.get(name, name))
+    predicted = pred[name] if physical is None else physical
+    reference = ref[name].view(predicted.shape)
+    if name == "polarization":
+        reference = on_nearest_branch(reference, predicted, lattices_of(ref))
+    return reference, predicted, weight
+
+
+def lattices_of(ref: Batch) -> NDArray[np.float64]:
+    """Short lattice vectors of the structures of a batch, [n_structures, 3, 3], Å."""
+    cells, flags = ref.cell.view(-1, 3, 3).cpu().double().numpy(), ref.pbc.view(-1, 3).cpu().numpy()
+    return np.array([lattice_of(cell, pbc) for cell, pbc in zip(cells, flags, strict=True)])
+
+
+def on_nearest_branch(
+    reference: Tensor, predicted: Tensor, lattices: NDArray[np.float64]
+) -> Tensor:
+    """Labels of the polarization on the branches of the predictions, [n_structures, 3], e Å.
+
+    Args:
+        reference, predicted: [n_structures, 3], e Å.
+        lattices: of lattices_of.
+    """
+    differences = (predicted - reference).detach().cpu().double().numpy()
+    return reference + torch.from_numpy(nearest(differences, lattices)).to(reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,15 @@ from mace.tools.train import MACELoss
 
 from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.analysis.tables import r_squared, significant, text_table
-from mace_polmp.quantities import QUANTITIES
-from mace_polmp.training.loss import ElectricalLoss, exact_energies, label_pair
+from mace_polmp.branches import are_far, said_of
+from mace_polmp.quantities import LABELS
+from mace_polmp.training.loss import ElectricalLoss, exact_energies, label_pair, lattices_of
 from mace_polmp.training.messages import offset_of, offset_said
-from mace_polmp.unit_names import CHARGE
+from mace_polmp.training.options import ELECTRICAL_LABELS
 
-UNITS = {name: QUANTITIES[name].unit for name in ("dipole", "polarizability", "born_charges")} | {
-    "total_charge": CHARGE
-}
-
+UNITS = {name: LABELS[name].unit for name in ELECTRICAL_LABELS}
+FAR = "far_polarization"
+"""Of the metrics: number of structures whose polarization may be on a wrong branch."""
 
 # Lists of upstream's that hold a value for every structure or atom, by the label that they are of.
 _UNFILTERED = {
@@ -37,6 +38,7 @@ class ElectricalMetrics(MACELoss):
         for name in self.labels:
             self.add_state(f"reference_{name}", default=[], dist_reduce_fx="cat")
             self.add_state(f"predicted_{name}", default=[], dist_reduce_fx="cat")
+        self.add_state(FAR, default=torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, batch: Any, output: Any) -> None:
         exact_energies(batch)
@@ -45,10 +47,14 @@ class ElectricalMetrics(MACELoss):
         for name in self.labels:
             reference, predicted, weight = label_pair(batch, output, name)
             counted = batch.weight * weight > 0
-            if name == "born_charges":
+            if LABELS[name].per_atom:
                 counted = counted[batch.batch]
             getattr(self, f"reference_{name}").append(reference[counted].flatten())
             getattr(self, f"predicted_{name}").append(predicted[counted].detach().flatten())
+            if name == "polarization":
+                errors = (predicted - reference)[counted].detach().cpu().double().numpy()
+                far = are_far(errors, lattices_of(batch)[counted.cpu().numpy()])
+                setattr(self, FAR, getattr(self, FAR) + float(far.sum()))
 
     def _leave_out_labels_that_do_not_count(self, batch: Any) -> None:
         """Upstream counts missing energies per atom as 0 eV, virials and forces likewise."""
@@ -63,6 +69,9 @@ class ElectricalMetrics(MACELoss):
 
     def compute(self) -> tuple[float, dict[str, Any]]:
         loss, out = super().compute()
+        for name in UNITS:  # upstream has errors of polarizabilities that are not in the loss
+            for measure in ("mae", "rmse"):
+                out.pop(f"{measure}_{name}", None)
         if "rmse_e_per_atom" in out:
             out.update(offset_of(self.convert(self.delta_es_per_atom)))
         for name in self.labels:
@@ -73,7 +82,16 @@ class ElectricalMetrics(MACELoss):
                 measures = ErrorMeasures.of(np.asarray(reference), np.asarray(predicted))
                 for measure in ("mae", "rmse", "r2", "count"):
                     out[f"{measure}_{name}"] = getattr(measures, measure)
+        if "polarization" in self.labels:
+            out[FAR] = int(getattr(self, FAR))
         return loss, out
+
+
+def warn_of_branches(metrics: dict[str, Any], where: str) -> None:
+    """Say where the polarization may be compared on wrong branches."""
+    said = said_of(metrics.get(FAR, 0), metrics.get("count_polarization", 0) // 3)
+    if said is not None:
+        logging.warning(f"{where}: {said}")
 
 
 def line_of(metrics: dict[str, Any]) -> str:
@@ -83,9 +101,14 @@ def line_of(metrics: dict[str, Any]) -> str:
     parts += [
         f"RMSE_{name}={significant(metrics[f'rmse_{name}']):>8s} {unit}"
         for name, unit in UNITS.items()
-        if f"rmse_{name}" in metrics
+        if is_compared(metrics, name)
     ]
     return ", ".join(parts)
+
+
+def is_compared(metrics: dict[str, Any], name: str) -> bool:
+    """Whether a label is in the loss: upstream has errors of some that are not, without a count."""
+    return f"count_{name}" in metrics
 
 
 def label_table(metrics: dict[str, dict[str, Any]]) -> str | None:
@@ -97,7 +120,7 @@ def label_table(metrics: dict[str, dict[str, Any]]) -> str | None:
     rows = []
     for where, values in metrics.items():
         for name, unit in UNITS.items():
-            if f"rmse_{name}" not in values:
+            if not is_compared(values, name):
                 continue
             errors = [significant(values[f"{measure}_{name}"]) for measure in ("mae", "rmse")]
             r2 = r_squared(values[f"r2_{name}"])

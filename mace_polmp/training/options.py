@@ -11,7 +11,14 @@ from mace_polmp.errors import InputError
 from mace_polmp.head.options import choose, option
 from mace_polmp.quantities import QUANTITIES
 
-ELECTRICAL_LABELS = ("dipole", "polarizability", "born_charges", "total_charge")
+ELECTRICAL_LABELS = (
+    "dipole",
+    "polarization",
+    "polarizability",
+    "born_charges",
+    "charges",
+    "total_charge",
+)
 
 _WEIGHTS = tuple(
     f"{name}_weight" for name in ("energy", "forces", "stress", "virials", *ELECTRICAL_LABELS)
@@ -44,6 +51,20 @@ class TrainingOptions:
         InputError: a value that is not valid.
     """
 
+    polarization_key: str = option(
+        QUANTITIES["polarization"].key,
+        "key of the polarization of periodic structures and slabs times their volume, 3 numbers",
+        str,
+    )
+    polarization_weight: float = option(
+        0.0,
+        "weight of the polarization in the loss, compared on the nearest branch; with "
+        "--charge_readout bond",
+        float,
+    )
+    swa_polarization_weight: float | None = option(
+        None, "weight of the polarization in stage two, by default the same", float
+    )
     born_charges_key: str = option(
         QUANTITIES["born_charges"].key, "key of Born charges, 9 columns per atom", str
     )
@@ -57,6 +78,15 @@ class TrainingOptions:
         "in a step of the training, 3 for all, which cost twice as much; with --lbfgs always 3",
         int,
         (1, 2, 3),
+    )
+    charges_weight: float = option(
+        0.0,
+        "weight of the charges of atoms in the loss, labels of --charges_key, for instance partial "
+        "charges of a population analysis",
+        float,
+    )
+    swa_charges_weight: float | None = option(
+        None, "weight of the charges of atoms in stage two, by default the same", float
     )
     total_charge_weight: float = option(0.0, "weight of the total charge in the loss", float)
     swa_total_charge_weight: float | None = option(
@@ -103,6 +133,7 @@ class TrainingOptions:
     polarizability_weight: float = 0.0
     swa_polarizability_weight: float | None = None
     polarizability_key: str = QUANTITIES["polarizability"].key
+    charges_key: str = QUANTITIES["charges"].key
     total_charge_key: str = "total_charge"
 
     def __post_init__(self) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from torch.nn.parallel import DistributedDataParallel
 
 from mace_polmp.calculators.verdict import log_verdict
 from mace_polmp.modules import MultipoleMACE
 from mace_polmp.modules.accelerated import with_cuequivariance
+from mace_polmp.modules.labelled import asking
 from mace_polmp.modules.record import TrainingRecord
 from mace_polmp.repeatable import repeatable
 from mace_polmp.training import atomic_energies
@@ -42,7 +42,7 @@ from mace_polmp.training.loaders import check_counts, with_label
 from mace_polmp.training.loop import TrainingLoop, Upstream
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.messages import names_of_groups, offset_said
-from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of
+from mace_polmp.training.metrics import ElectricalMetrics, label_table, line_of, warn_of_branches
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.training.orientation import MOST_ATOMS, Orientation, is_free
 from mace_polmp.training.phases import HEAD_GROUP, plan_phases
@@ -339,12 +339,12 @@ class _Session:
         loop.resume()
         if not self._args.lbfgs:  # whose loss must be the same in every evaluation
             model.born_directions = self._training.born_charges_directions
-        model.gives_polarizability = "polarizability" in self._training.used
         seed = self._args.seed
         try:
-            loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
+            with asking(model, self._training.used):
+                loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
         finally:
-            model.born_directions, model.gives_polarizability = 3, True
+            model.born_directions = 3
         if loop.is_first and self._args.plot and self._training.used:
             draw_label_curves(settings["logger"].path)
 
@@ -364,12 +364,16 @@ class _Session:
         if line:
             when = "Initial" if epoch is None else f"Epoch {epoch}"
             logging.info(f"{when}: head: {valid_loader_name}, {line}")
+        if epoch is None:
+            warn_of_branches(eval_metrics, "Before the first epoch")
 
     # Results.
 
     def evaluate(self, original: Original, *positional: Any, data_loader: Any, **named: Any) -> Any:
         """Upstream's evaluation of one set of data, whose errors of labels are kept."""
-        loss, metrics = original(*positional, data_loader=data_loader, **named)
+        model = named.get("model") or positional[0]
+        with asking(getattr(model, "module", model), self._training.used):
+            loss, metrics = original(*positional, data_loader=data_loader, **named)
         self._metrics[id(data_loader)] = metrics
         return loss, metrics
 
@@ -386,13 +390,12 @@ class _Session:
         for name, values in metrics.items():
             if offset_said(values):
                 logging.info(f"Energies of {name}: {offset_said(values)}")
+            warn_of_branches(values, name)
         labels = label_table(metrics)
         if labels is not None:
             logging.info("Errors of electrical labels:\n" + labels)
         if any(name.startswith("train_") for name in loaders):
-            model = named["model"]
-            if isinstance(model, DistributedDataParallel):
-                model = model.module
+            model = getattr(named["model"], "module", named["model"])  # of a distributed one
             self._after_evaluation(model, loaders)
             if not self._args.distributed or torch.distributed.get_rank() == 0:
                 log_verdict(model, self.held_out.frames, self.held_out.keys)

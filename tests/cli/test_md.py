@@ -202,7 +202,7 @@ def test_bad_input_is_refused_in_one_line(files, capsys):
         ["spectrum", "ir", crystal, "--timestep", 1, "--temperature", 300, *model],
     )
     refused("does not say its time (time_fs); give --timestep", ["spectrum", "ir", crystal])
-    refused("kind must be one of ir, raman, dielectric, rdf", ["spectrum", "uv", crystal])
+    refused("kind must be one of ir, raman, dielectric, cond", ["spectrum", "uv", crystal])
     refused("heat flux needs stresses of atoms", ["spectrum", "heat", crystal])
     frames = []
     for number in (0, 1, 2, 4):

@@ -13,8 +13,10 @@ IONS = "Na:1,Cl:-1"
 WATER = "H:1,O:-2,Na:1,Cl:-1"
 
 
-def check(formal, *frames, foundation=(False, False), **training):
-    options = LongRangeOptions(charge_readout="bond", induced="none", formal_charges=formal)
+def check(formal, *frames, foundation=(False, False), epsilon=1.0, **training):
+    options = LongRangeOptions(
+        charge_readout="bond", induced="none", formal_charges=formal, epsilon_infinity=epsilon
+    )
     elements = {int(z) for atoms in frames for z in atoms.numbers}
     data = {"train.xyz": list(frames)}
     check_bonds(options, TrainingOptions(**training), *foundation, data, elements)
@@ -22,6 +24,11 @@ def check(formal, *frames, foundation=(False, False), **training):
 
 def charged(atoms, charge):
     atoms.info["total_charge"] = charge
+    return atoms
+
+
+def polarized(atoms, **more):
+    atoms.info.update(REF_polarization=[0.1, 0.2, 0.3], **more)
     return atoms
 
 
@@ -42,6 +49,10 @@ def test_what_fits_passes():
     check("H:1,O:-2", Atoms("H3O", hydronium.positions))
     check(IONS, rock_salt(), foundation=(True, True))
     check("", rock_salt(), foundation=(True, False))
+    used = dict(epsilon=2.0, polarization_weight=1.0)
+    check(IONS, polarized(rock_salt()), polarized(wet_slab(), config_polarization_weight=0), **used)
+    check(IONS, polarized(wet_slab()), polarization_weight=1.0)
+    check("", polarized(wet_slab()), **used)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +63,12 @@ def test_what_fits_passes():
         (IONS + ",K:1", [rock_salt], {}, "no structure has K"),
         ("Na:1,Cl:-2", [rock_salt], {}, "formal charges sum to -4 e, and it is a periodic one"),
         (IONS, [rock_salt, slab_of_an_ion], {}, "frame 1: formal charges sum to 1 e, and it is a"),
+        (
+            IONS,
+            [lambda: polarized(wet_slab())],
+            dict(epsilon=2.0, polarization_weight=1.0),
+            "frame 0: has a label of polarization and is a slab, .* --epsilon_infinity 1, got 2",
+        ),
         ("", [lambda: charged(salty_water(), -1.0)], {}, "sum to 0 e, and the total charge 'total"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from mace.tools import torch_geometric
 
 from mace_polmp.modules import LongRangeOptions
+from mace_polmp.modules.labelled import asking
 from mace_polmp.training import head_only
 from mace_polmp.training.head_only import (
     CachedBackbone,
@@ -58,6 +59,24 @@ def test_with_all_directions_nothing_is_left_out(irreps, charges):
     ]
     for a, b in zip(*slopes, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_labels_of_crystals_are_compared_on_cached_features_too():
+    options = LongRangeOptions(charge_readout="bond", induced="dipole", epsilon_infinity=2.0)
+    model = random_model(options)
+    graphs = labelled_graphs(model)
+    for graph in graphs:
+        graph.polarization_weight = torch.tensor(1.0, dtype=torch.float64)
+        graph.polarizability_weight = torch.ones(1, 3, 3, dtype=torch.float64)
+    loader = cached_loader(model, loader_of(graphs), 2, 0, CPU)
+    found = []
+    with asking(model, ["polarizability", "charges"]):
+        for dataset, evaluate in ((list(loader.dataset), CachedBackbone(model)), (graphs, model)):
+            data = torch_geometric.Batch.from_data_list(dataset).to_dict()
+            found.append(evaluate(data, training=True))
+    for name in ("polarization", "cell_polarizability"):
+        assert found[1][name].abs().max() > 1e-3
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-10)
 
 
 def test_few_directions_estimate_the_loss_without_bias():

@@ -166,6 +166,13 @@ def test_errors_are_those_of_the_labelled_values(double):
     table = str(label_table({"valid": found, "none": {}}))
     assert table.count("valid") == 4 and "none" not in table
     assert label_table({"none": {}}) is None and line_of({}) == ""
+    # Upstream has errors of dipoles and polarizabilities that are no labels of the loss.
+    others = ElectricalMetrics(ElectricalLoss(WeightedEnergyForcesLoss(), {"born_charges": 1.0}))
+    others.update(batch, output)
+    _, found = others.compute()
+    found["rmse_polarizability"] = 1.0
+    assert "polarizability" not in line_of(found)
+    assert str(label_table({"valid": found})).count("valid") == 1
 
 
 def test_weights_of_the_stages():

@@ -1,0 +1,100 @@
+"""The training command that `mace_polmp check-data` suggests for a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mace_polmp.quantities import LABELS, PERIODIC, SLAB, SUGGESTED_WEIGHTS, boundary, find
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_LOOKED_AT = 50  # structures, for their molecules
+
+
+def _for_charges(frames: list[Atoms]) -> str:
+    """Flags for structures with charges: of one molecule each, or of ions among molecules.
+
+    The constraint spreads what is lacking over a whole structure, over far molecules as well.
+    """
+    if _are_single(frames):
+        return "--constrain_charge softness"
+    return f"--total_charge_weight {SUGGESTED_WEIGHTS['total_charge']:g} --induced dipole"
+
+
+def _are_single(frames: list[Atoms]) -> bool:
+    """Whether each structure is one molecule."""
+    from mace_polmp.structures import molecules
+
+    some = frames[:: max(1, len(frames) // _LOOKED_AT)]
+    return all(molecules(atoms).max() == 0 for atoms in some)
+
+
+def training_flags(
+    path: Path,
+    frames: list[Atoms],
+    keys: dict[str, str],
+    counts: dict[str, int],
+    charges: set[float],
+    isolated: set[int],
+) -> list[str]:
+    """A training command for a file.
+
+    Args:
+        path: of the file.
+        frames: of it.
+        keys: of labels.
+        counts: by label, frames that have one that a training could use.
+        charges: total charges of the structures, e.
+        isolated: elements whose energies are there.
+    """
+    flags = ["mace_run_train --name NAME --model MultipoleMACE", f"--train_file {path}"]
+    flags.append("--valid_fraction 0.1 --r_max 4.5 --num_channels 64 --max_L 1 --ema")
+    flags.append("--max_num_epochs 200")
+    if {int(z) for atoms in frames for z in atoms.numbers} - isolated:
+        flags.append("--E0s average")
+    for name in ("energy", "forces", "stress"):
+        if counts[name] and keys[name] != LABELS[name].key:
+            flags.append(f"--{name}_key {keys[name]}")
+    if charges - {0.0} and keys["total_charge"] != LABELS["total_charge"].key:
+        flags.append(f"--total_charge_key {keys['total_charge']}")
+    if counts["stress"]:
+        flags.append("--loss stress")
+    by_size = int(400 / np.median([len(atoms) for atoms in frames]))
+    flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
+    bonds = _needs_bonds(frames, keys, counts) and charges <= {0.0}
+    if charges - {0.0}:
+        flags.append(_for_charges(frames))
+    elif bonds:
+        flags.append("--charge_readout bond --induced dipole")
+    elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
+        flags.append("--constrain_charge softness")
+    if _is_screened(frames, counts):
+        flags.append("--epsilon_infinity learn")
+    for name in ("energy", "forces", "dipole", "polarization", "polarizability", "born_charges"):
+        if counts[name] and (bonds or name not in _of_bonds(frames, keys)):
+            flags.append(f"--{name}_weight {SUGGESTED_WEIGHTS[name]:g}")
+            if name not in ("energy", "forces") and keys[name] != LABELS[name].key:
+                flags.append(f"--{name}_key {keys[name]}")
+    return flags
+
+
+def _of_bonds(frames: list[Atoms], keys: dict[str, str]) -> set[str]:
+    """Labels that only a model with bond charges has something for."""
+    born = keys["born_charges"]
+    slabs = any(boundary(a.pbc) == SLAB and find(a, born) is not None for a in frames)
+    return {"polarization"} | ({"born_charges"} if slabs else set())
+
+
+def _needs_bonds(frames: list[Atoms], keys: dict[str, str], counts: dict[str, int]) -> bool:
+    """Whether a file has such labels."""
+    return any(counts[name] for name in _of_bonds(frames, keys))
+
+
+def _is_screened(frames: list[Atoms], counts: dict[str, int]) -> bool:
+    """Whether labels of periodic structures know what energies do not: what screens charges."""
+    labels = any(counts[name] for name in ("polarization", "polarizability", "born_charges"))
+    return labels and any(boundary(atoms.pbc) == PERIODIC for atoms in frames)
