@@ -3,6 +3,7 @@
 Sources and potentials of an atom are rows of a table [n_atoms, 4]: a charge and a dipole x = (Δq,
 Δμ), and what drives them, y = (−φ, E). Coefficients turn one into the other: Δq = κ y_0 and
 Δμ = α·y_1…3. Where a structure conserves its charge, Δq = κ (y_0 − ȳ_0) with the κ-weighted mean.
+Along bonds Δq_i = Σ k_e (y_0,i − y_0,j): the Laplacian of the graph in place of κ (bonds.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.bonds import BondResponse, bounded_bonds
 from mace_polmp.electrostatics.multipoles import ResponseCoefficients
 from mace_polmp.electrostatics.products import small_product
 from mace_polmp.electrostatics.sums import AtomSums
@@ -35,16 +37,19 @@ def largest_coefficients(smearing: float) -> tuple[float, float]:
     return scale * smearing, 3.0 * scale * smearing**3
 
 
-def bounded(response: ResponseCoefficients, smearing: float) -> ResponseCoefficients:
+def bounded(
+    response: ResponseCoefficients, smearing: float, n_atoms: int = 0
+) -> ResponseCoefficients:
     """Coefficients of any size, not negative, to such below the bounds: x to x/(1 + x/x_max).
 
     Small ones hardly change. x_max is 0.95 of the bound, so that what is induced stays finite where
     atoms meet, and single precision does not round to the bound itself. Of tensors eigenvalues are
-    meant.
+    meant, and of bonds those of what they make of potentials: see bounded_bonds.
 
     Args:
         response: coefficients of a one-step response.
         smearing: σ, Å.
+        n_atoms: the number of atoms, where there are bonds.
     """
     kappa_max, alpha_max = (_MOST * bound for bound in largest_coefficients(smearing))
     kappa, alpha = response.softness, response.polarizability
@@ -56,7 +61,10 @@ def bounded(response: ResponseCoefficients, smearing: float) -> ResponseCoeffici
         unit = torch.eye(3, dtype=alpha.dtype, device=alpha.device)
         found = small_product(alpha, _inverse(unit + alpha / alpha_max))
         alpha = 0.5 * (found + found.transpose(1, 2))
-    return ResponseCoefficients(kappa, alpha)
+    bonds = response.bonds
+    if bonds is not None:
+        bonds = bounded_bonds(bonds, n_atoms, kappa_max)
+    return ResponseCoefficients(kappa, alpha, bonds)
 
 
 def _inverse(matrix: Tensor) -> Tensor:
@@ -76,23 +84,28 @@ class Couplings:
         has_charges, has_dipoles: whether there is a softness, and a polarizability.
         conserved: [n_structures, 1] of 1 where induced charges sum to zero, else 0; None where
             they do so nowhere.
+        bonds: the edges along which charges are induced, whose softness is given as that of atoms
+            is; None without.
     """
 
     sums: AtomSums
     has_charges: bool
     has_dipoles: bool
     conserved: Tensor | None
+    bonds: BondResponse | None = None
 
     def induced(self, softness: Tensor, polarizability: Tensor, drive: Tensor) -> Tensor:
         """x = D y, [n_atoms, 4], e and e Å: symmetric and linear in y.
 
         Args:
-            softness: κ, [n_atoms], e²/eV; anything where there is none.
+            softness: κ, [n_atoms], or k of bonds, [n_edges], e²/eV; anything where there is none.
             polarizability: α, [n_atoms] or [n_atoms, 3, 3], e² Å²/eV; likewise.
             drive: y, [n_atoms, 4], V and V/Å.
         """
         first, rest = drive[:, :1], drive[:, 1:]
-        if self.has_charges:
+        if self.bonds is not None:
+            charge = self.bonds.flow(softness, drive[:, 0])[:, None]
+        elif self.has_charges:
             charge = softness[:, None] * first
             if self.conserved is not None:
                 # A structure without any softness has no induced charge and any mean will do.
@@ -111,22 +124,29 @@ class Couplings:
         return torch.cat([charge, dipole], 1)
 
     def without(self, softness: Tensor, polarizability: Tensor) -> Tensor:
-        """Where coefficients are zero, [n_atoms, 4] bool: there y has no part in the solution."""
-        charge = softness == 0
+        """Where coefficients are zero, [n_atoms, 4] bool: there y has no part in the solution.
+
+        With bonds only differences of y have one, everywhere.
+        """
         alpha = polarizability
         dipole = alpha == 0 if alpha.dim() == 1 else (alpha == 0).flatten(1).all(1)
+        charge = torch.ones_like(dipole) if self.bonds is not None else softness == 0
         return torch.stack([charge, dipole, dipole, dipole], 1)
 
 
-def are_stable(response: ResponseCoefficients, smearing: float) -> Tensor:
+def are_stable(response: ResponseCoefficients, smearing: float, n_atoms: int) -> Tensor:
     """Whether coefficients are not negative and below their bounds, [2, n_atoms] bool.
 
-    Softness in the first row, polarizability in the second. Does not wait for the device.
+    Softness in the first row, of bonds twice the sum over the edges of each atom, polarizability in
+    the second. Does not wait for the device.
     """
     kappa_max, alpha_max = largest_coefficients(smearing)
-    kappa, alpha = response.softness, response.polarizability
+    kappa, alpha, bonds = response.softness, response.polarizability, response.bonds
     rows = []
-    if kappa is not None:
+    if bonds is not None:
+        negative = bonds.to_atoms((~(bonds.softness >= 0)).to(bonds.softness.dtype), n_atoms)
+        rows.append((negative == 0) & (2.0 * bonds.totals(n_atoms) < kappa_max))
+    elif kappa is not None:
         rows.append((kappa >= 0) & (kappa < kappa_max))
     if alpha is not None and alpha.dim() == 1:
         rows.append((alpha >= 0) & (alpha < alpha_max))
@@ -136,8 +156,8 @@ def are_stable(response: ResponseCoefficients, smearing: float) -> Tensor:
         rounding = 1e-5 if alpha.dtype == torch.float32 else 1e-10
         above = _is_positive(alpha + rounding * alpha_max * unit)
         rows.append(above & _is_positive(alpha_max * unit - alpha))
-    if kappa is None or alpha is None:
-        rows.insert(0 if kappa is None else 1, torch.ones_like(rows[0]))
+    if len(rows) == 1:
+        rows.insert(1 if alpha is None else 0, torch.ones_like(rows[0]))
     return torch.stack(rows)
 
 
@@ -150,7 +170,7 @@ def _is_positive(matrix: Tensor) -> Tensor:
     return out
 
 
-def check_coefficients(response: ResponseCoefficients, smearing: float) -> None:
+def check_coefficients(response: ResponseCoefficients, smearing: float, n_atoms: int) -> None:
     """Refuse coefficients for which there is no stable response, waiting for the device.
 
     NaN passes: results are then NaN.
@@ -158,14 +178,21 @@ def check_coefficients(response: ResponseCoefficients, smearing: float) -> None:
     Raises:
         ValueError: names the coefficient, its value, the atom and the bound.
     """
-    if response.softness is None and response.polarizability is None:
+    if response.is_none:
         return
     bounds = largest_coefficients(smearing)
-    stable = are_stable(response, smearing)
+    stable = are_stable(response, smearing, n_atoms)
     if bool(stable.all()):
         return
+    softness, name = response.softness, "softness"
+    if response.bonds is not None:
+        least = float(response.bonds.softness.detach().min())
+        if least < 0:
+            raise ValueError(f"bonds.softness must not be negative, got {least:.4g} e²/eV")
+        softness = 2.0 * response.bonds.totals(n_atoms)
+        name = "twice the sum of bonds.softness at an atom"
     named = (
-        ("softness", response.softness, bounds[0], "e²/eV", "eps0 σ (2π)^{3/2}"),
+        (name, softness, bounds[0], "e²/eV", "eps0 σ (2π)^{3/2}"),
         ("polarizability", response.polarizability, bounds[1], "e² Å²/eV", "3 σ³ eps0 (2π)^{3/2}"),
     )
     for row, (name, values, bound, unit, formula) in zip(stable, named, strict=True):

@@ -292,8 +292,8 @@ class Electrostatics(torch.nn.Module):
         if not (self_consistent and responds):
             return one_step(known, response, external, conserve_charge)
         if checked or positions.device.type == "cpu":
-            check_coefficients(response, self.smearing)
-        stable = are_stable(response, self.smearing).all().to(positions.dtype)
+            check_coefficients(response, self.smearing, len(positions))
+        stable = are_stable(response, self.smearing, len(positions)).all().to(positions.dtype)
         equations = Equations.of(operator, cell, response, conserve_charge)
         return respond(known, response, external, equations, stable / stable, own)
 

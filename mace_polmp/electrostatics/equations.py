@@ -70,9 +70,10 @@ class Equations:
                 conserved = ((n_periodic < 3) if in_field else (n_periodic == 2)).to(dtype)
         couplings = Couplings(
             plan.sums,
-            response.softness is not None,
+            response.softness is not None or response.bonds is not None,
             response.polarizability is not None,
             conserved,
+            None if response.bonds is None else response.bonds.at_rest(),
         )
         at_rest = operator.at(operator.positions.detach(), cell.detach())
         return cls(at_rest, couplings, tolerance or default_tolerance(dtype))
@@ -206,7 +207,7 @@ def driven(
         equations: of the structures.
         rhs: b, [n_atoms, 4], V and V/Å.
         positions, cell: as of the engine.
-        softness, polarizability: coefficients; any tensors where there are none.
+        softness, polarizability: see placeholders; any tensors where there are none.
         known: the solution, where it is known.
 
     Returns:
@@ -222,13 +223,15 @@ def driven(
 
 
 def placeholders(response: ResponseCoefficients, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Softness and polarizability; zero where there is none.
+    """Softness, of atoms or bonds, and polarizability; zero where there is none.
 
     Args:
         response: coefficients.
         like: [n_atoms].
     """
     softness, alpha = response.softness, response.polarizability
+    if response.bonds is not None:
+        softness = response.bonds.softness
     none = torch.zeros_like(like)
     if alpha is not None and alpha.dim() == 3:  # derivatives are those of symmetric tensors
         alpha = 0.5 * (alpha + alpha.transpose(1, 2))

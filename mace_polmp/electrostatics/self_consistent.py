@@ -9,6 +9,11 @@ dipoles, D = diag(κ, α) and b for minus potential and field of the permanent m
 field included) its solution is x = D y with (1 + T D) y = b; T = 0 there is the one-step response.
 Coefficients may be zero: nothing is divided by them.
 
+With charges that are induced along bonds (bonds.py), t_e = k_e (y_i − y_j + F·r_e), D is the
+Laplacian of the graph and a field adds a constant c_i = Σ_{e → i} k_e F·r_e: x = D y + c with
+(1 + T D) y = b − T c, and E = E_perm + ½ y·D y − ½ Σ_pairs k_e (F·r_e)² − F·D_perm. There b has no
+part of the field on charges, whose place does not matter then.
+
 At the solution E does not change with y, so that first derivatives are those of the functional at
 fixed y (Hellmann and Feynman). Higher ones need dy: see equations.py.
 """
@@ -21,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mace_polmp.electrostatics.bonds import BondResponse
 from mace_polmp.electrostatics.equations import (
     Equations,
     completed,
@@ -30,6 +36,7 @@ from mace_polmp.electrostatics.equations import (
 )
 from mace_polmp.electrostatics.external_field import ExternalField
 from mace_polmp.electrostatics.multipoles import Multipoles, ResponseCoefficients
+from mace_polmp.electrostatics.operator import FieldOperator
 from mace_polmp.electrostatics.result import ElectrostaticsResult, Permanent
 
 
@@ -42,14 +49,25 @@ class _Functional:
 
     def __call__(self, drive: Tensor, *values: Tensor) -> Tensor:
         given = dict(zip(self.names, values, strict=True))
-        equations, sums = self.equations, self.equations.couplings.sums
-        x = equations.couplings.induced(given["softness"], given["polarizability"], drive)
+        equations, couplings = self.equations, self.equations.couplings
+        sums = couplings.sums
+        x = couplings.induced(given["softness"], given["polarizability"], drive)
+        cost = 0.5 * (x * drive).sum(1)
+        if "vectors" in given:
+            bonds = couplings.bonds
+            assert bonds is not None
+            bonds = replace(bonds, softness=given["softness"], vectors=given["vectors"])
+            along = bonds.along(sums.at_atoms(given["whole"]))
+            x = x + as_sources(bonds.to_atoms(bonds.softness * along, len(x)))
+            cost = cost - bonds.to_atoms(0.25 * bonds.softness * along**2, len(x))
         permanent = Multipoles(given["charge"], given.get("dipole"), given.get("quadrupole"))
-        total = with_induced(permanent, x, equations.couplings.has_dipoles)
+        total = with_induced(permanent, x, couplings.has_dipoles)
         energy = equations.operator.at(given["positions"], given["cell"]).energy(total)
-        energy = energy + sums.own(0.5 * (x * drive).sum(1))
+        energy = energy + sums.own(cost)
         if "whole" in given:
             external = ExternalField(given["whole"], given["on_charges"])
+            if couplings.bonds is not None:  # whose charges have their energy already
+                total = replace(total, charge=permanent.charge)
             energy = energy + external.energy(given["positions"], sums, total)
         return energy
 
@@ -138,6 +156,41 @@ def with_induced(multipoles: Multipoles, induced: Tensor, has_dipoles: bool) -> 
     return replace(multipoles, charge=multipoles.charge + induced[:, 0], dipole=dipole)
 
 
+def as_sources(charge: Tensor) -> Tensor:
+    """Charges [n_atoms] as sources without dipoles, [n_atoms, 4]."""
+    return torch.cat([charge[:, None], charge.new_zeros(len(charge), 3)], 1)
+
+
+def driven_along_bonds(
+    bonds: BondResponse | None,
+    external: ExternalField,
+    equations: Equations,
+    operator: FieldOperator,
+    rhs: Tensor,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """b of a field and what it induces along bonds.
+
+    Args:
+        bonds: edges, or None.
+        external: the field.
+        equations: of the structures.
+        operator: of their positions, with derivatives.
+        rhs: b without the field, [n_atoms, 4].
+
+    Returns:
+        b, b − T c and F·r_e of the edges, [n_edges], the last None without bonds.
+    """
+    sums = equations.couplings.sums
+    if bonds is None:
+        rhs = rhs + external.drive(operator.positions, sums)
+        return rhs, rhs, None
+    on_dipoles = replace(external, on_charges=torch.zeros_like(external.on_charges))
+    rhs = rhs + on_dipoles.drive(operator.positions, sums)
+    along = bonds.along(sums.at_atoms(external.whole))
+    flow = bonds.to_atoms(bonds.softness * along, len(rhs))
+    return rhs, rhs - equations.interact(operator, as_sources(flow)), along
+
+
 def respond(
     known: Permanent,
     response: ResponseCoefficients,
@@ -172,19 +225,31 @@ def respond(
         "dipole": multipoles.dipole,
         "quadrupole": multipoles.quadrupole,
     }
-    rhs = valid * torch.cat([-known.potential[:, None], known.field], 1)
+    bonds, along = response.bonds, None
+    alone = rhs = valid * torch.cat([-known.potential[:, None], known.field], 1)
     if external is not None:
-        rhs = rhs + external.drive(positions, couplings.sums)
         values |= {"whole": external.whole, "on_charges": external.on_charges}
+        values["vectors"] = None if bonds is None else bonds.vectors
+        found = driven_along_bonds(bonds, external, equations, known.operator, rhs)
+        alone, rhs, along = found
     with torch.no_grad():
-        found = completed(equations, rhs, softness, polarizability)
-    drive = driven(equations, rhs, positions, known.cell, softness, polarizability, found)
+        solution = completed(equations, rhs, softness, polarizability)
+    drive = driven(equations, rhs, positions, known.cell, softness, polarizability, solution)
     given = {name: value for name, value in values.items() if value is not None}
     energy = _energy(_Functional(equations, tuple(given)), drive, tuple(given.values()))
     if own is not None:
         energy = energy + own
     induced = couplings.induced(softness, polarizability, drive)
-    by_charge = couplings.sums.own(-0.5 * rhs[:, 0] * induced[:, 0])
+    half, moment = torch.zeros_like(induced[:, 0]), None
+    if bonds is not None:
+        pull = bonds.differences(drive[:, 0])
+        moved = bonds.softness * (pull if along is None else pull + along)
+        moment = bonds.moments(moved, len(induced))
+        if along is not None:
+            flow = bonds.to_atoms(bonds.softness * along, len(induced))
+            induced = induced + as_sources(flow)
+            half = bonds.to_atoms(-0.25 * moved * along, len(induced))
+    by_charge = couplings.sums.own(half - 0.5 * alone[:, 0] * induced[:, 0])
     return ElectrostaticsResult(
         energy=energy,
         energy_permanent=known.energy,
@@ -195,4 +260,5 @@ def respond(
         induced_charge=induced[:, 0],
         induced_dipole=induced[:, 1:],
         drive=drive,
+        induced_moment=moment,
     )

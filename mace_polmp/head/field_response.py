@@ -10,6 +10,7 @@ from torch import Tensor
 from mace_polmp.electrostatics import Electrostatics, Plan, ResponseCoefficients
 from mace_polmp.electrostatics.equations import Equations, driven, placeholders
 from mace_polmp.electrostatics.external_field import ExternalField, acting_on_charges
+from mace_polmp.electrostatics.self_consistent import driven_along_bonds
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,23 +36,31 @@ class FieldResponse:
     def polarizability(self) -> Tensor:
         """−∂²E/∂F², [n_structures, 3, 3], e² Å²/eV, differentiable.
 
-        Induced dipoles everywhere; induced charges where the field acts on them: in open structures
-        and along the normal of slabs, whose charge stays what it is.
+        Induced dipoles and charges along bonds everywhere; other induced charges where the field
+        acts on them: in open structures and along the normal of slabs, whose charge stays what it
+        is.
         """
         operator = self.engine.prepare(self.plan, self.positions, self.cell)
         equations = Equations.of(
             operator, self.cell, self.response, self.conserve_charge, in_field=True
         )
         where = (self.positions, self.cell, *placeholders(self.response, self.positions[:, 0]))
-        sums, drives, induced = self.plan.sums, [], []
+        sums, bonds = self.plan.sums, self.response.bonds
+        none = torch.zeros_like(self.positions[:, :1]).expand(-1, 4)
+        drives, induced, moments = [], [], []
         for unit in torch.eye(3, dtype=self.positions.dtype, device=self.positions.device):
             field = unit.expand(self.cell.shape[0], 3)
-            acting = acting_on_charges(field, self.cell, self.plan.pbc)
-            rhs = ExternalField(field, acting).drive(self.positions, sums)
-            drives.append(rhs)
+            external = ExternalField(field, acting_on_charges(field, self.cell, self.plan.pbc))
+            alone, rhs, along = driven_along_bonds(bonds, external, equations, operator, none)
             drive = driven(equations, rhs, *where)
+            drives.append(alone)
             induced.append(equations.couplings.induced(where[2], where[3], drive))
+            if bonds is not None and along is not None:
+                moved = bonds.softness * (bonds.differences(drive[:, 0]) + along)
+                moments.append(bonds.moments(moved, len(none)))
         products = torch.einsum("anc,bnc->nab", torch.stack(induced), torch.stack(drives))
+        if moments:
+            products = products + torch.stack(moments, dim=1)
         return sums.total(products)
 
     def to_uniform_potential(self) -> tuple[Tensor, Tensor]:

@@ -201,11 +201,6 @@ class LongRangeOptions:
                     f"{self.charge_readout!r}"
                 )
             return
-        if self.induces_bonds and self.is_self_consistent:
-            raise InputError(
-                f"response {SELF_CONSISTENT} does not go with induced {self.induced} yet; take "
-                f"response {ONE_STEP}"
-            )
         if self.induces_charges:
             raise InputError(
                 f"induced {self.induced} does not go with charge_readout {BOND}: charges that each "

@@ -376,7 +376,7 @@ class MultipoleReadouts(torch.nn.Module):
             bonds = self.bond_softness(scalars, edges)
         found = ResponseCoefficients(softness, polarizability, bonds)
         if self.options.is_self_consistent:
-            return bounded(found, self.options.smearing)
+            return bounded(found, self.options.smearing, len(columns["charge"]))
         return found
 
     def _gather(self, node_feats: Tensor, degree: int) -> Tensor:

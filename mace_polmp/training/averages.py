@@ -45,8 +45,14 @@ class HeadEnergies:
             self._averaged[id(train)] = [z for z in elements if z not in (known or {})]
         return atomic_energies.atomic_energies(upstream, asked, train, elements, known)
 
-    def beside_formal_charges(
-        self, model: MultipoleMACE, energies: Any, dataset: Any, heads: Sequence[str], configs: Any
+    def beside_ions(
+        self,
+        model: MultipoleMACE,
+        energies: Any,
+        dataset: Any,
+        heads: Sequence[str],
+        z_table: Any,
+        configs: Any,
     ) -> Any:
         """Averages without the long-range energy of a new model, which they become part of.
 
@@ -55,6 +61,7 @@ class HeadEnergies:
             energies: [n_heads, n_elements] or [n_elements], eV.
             dataset: training data of all heads.
             heads: their names, in the order of the energies.
+            z_table: upstream's table of elements.
             configs: upstream's, with name and training data of each head.
 
         Returns:
@@ -67,7 +74,7 @@ class HeadEnergies:
         if not rows:
             return energies
         table = torch.as_tensor(energies, dtype=torch.float64).reshape(len(heads), -1).clone()
-        numbers = [int(z) for z in model.atomic_numbers.tolist()]
+        numbers = [int(z) for z in z_table.zs]
         batches = sample(dataset, _MOST_ATOMS, _MOST_STRUCTURES)
         for row, elements in rows.items():
             own = [data for data in batches if int(data["head"]) == row]

@@ -192,8 +192,7 @@ class _Session:
             backbone, output_args = original(args, train_loader, energies, backbone_of, *others)
         finally:
             args.model = "MultipoleMACE"
-        # Upstream leaves a part of a foundation model where it was, on a GPU or not; what follows
-        # is done on the CPU, and upstream moves the model as a whole afterwards.
+        # Upstream leaves a part of a foundation model where it was; it moves the whole afterwards.
         backbone = backbone.to("cpu")
         model = MultipoleMACE.from_mace(backbone, inherit(self._asked, former))
         model.trained_on = self._record
@@ -210,8 +209,7 @@ class _Session:
             else:
                 start_from(model, former, batches)
         else:
-            data, heads, configs = train_loader.dataset, others[0], others[-1]
-            energies = self._energies.beside_formal_charges(model, energies, data, heads, configs)
+            energies = self._energies.beside_ions(model, energies, train_loader.dataset, *others)
         exact = torch.as_tensor(energies, dtype=torch.float64)
         if exact.numel() == backbone.atomic_energies_fn.atomic_energies.numel():
             model.keep_atomic_energies(exact)

@@ -247,7 +247,7 @@ def test_several_training_files(tmp_path):
 def test_formal_charges_start_near_the_energies(tmp_path):
     """Averages of energies know the Madelung energy, of several eV per atom."""
     data = write_data(tmp_path, periodic_frames(6))
-    bonds = dict(charge_readout="bond", induced="none", formal_charges="Na:1,Cl:-1")
+    bonds = dict(charge_readout="bond", induced="bond", formal_charges="Na:1,Cl:-1")
     model = train(tmp_path, train_file=data, max_num_epochs=1, **bonds)
     assert "--E0s average: with formal charges" in log_of(tmp_path)
     initial = re.search(r"Initial: .*RMSE_E_per_atom= *([\d.]+) meV", log_of(tmp_path))

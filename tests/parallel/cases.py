@@ -129,6 +129,21 @@ CASES = {
     "induced bonds, open and empty": Case(
         lambda: (_shuffled(salty_water()), soft_bonds(), {}), empty=1
     ),
+    "self-consistent bonds": Case(
+        lambda: (
+            _shuffled(rock_salt("triclinic")),
+            soft_bonds("ewald", response="self_consistent", polarizability="anisotropic"),
+            {"external_field": [0.05, -0.03, 0.08]},
+        ),
+        empty=1,
+    ),
+    "self-consistent bonds, open": Case(
+        lambda: (
+            _shuffled(salty_water()),
+            soft_bonds(response="self_consistent"),
+            {"external_field": [0.05, -0.03, 0.02]},
+        )
+    ),
     "open empty": Case(lambda: (_shuffled(salty_water()), model(), {}), empty=1),
     "self-consistent": Case(
         lambda: (_shuffled(rock_salt("triclinic")), model("ewald", **ITERATED), {}), empty=1

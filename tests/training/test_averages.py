@@ -59,7 +59,8 @@ def fitted(model, known=None, asked="average"):
         graph.head = torch.tensor(0)
     config = SimpleNamespace(head_name="Default", collections=SimpleNamespace(train=train))
     given = np.array([[found[z] for z in ELEMENTS]])
-    after = heads.beside_formal_charges(model.cpu(), given, graphs, ["Default"], [config])
+    table = SimpleNamespace(zs=ELEMENTS)
+    after = heads.beside_ions(model.cpu(), given, graphs, ["Default"], table, [config])
     return given[0], np.asarray(after)[0]
 
 
