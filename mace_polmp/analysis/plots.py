@@ -50,14 +50,19 @@ class Band:
     label: str
 
 
-def figure(n_panels: int = 1, size: tuple[float, float] = (7.0, 4.0)) -> tuple[Any, list[Any]]:
-    """A figure and its panels side by side, drawn without a display."""
+def figure(
+    n_panels: int = 1,
+    size: tuple[float, float] = (7.0, 4.0),
+    widths: Sequence[float] | None = None,
+) -> tuple[Any, list[Any]]:
+    """A figure and its panels side by side, drawn without a display; widths are relative."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    made, axes = plt.subplots(1, n_panels, figsize=size, layout="constrained", squeeze=False)
+    more = {"width_ratios": widths, "layout": "constrained", "squeeze": False}
+    made, axes = plt.subplots(1, n_panels, figsize=size, **more)
     return made, list(axes[0])
 
 

@@ -230,7 +230,7 @@ class MultipoleMACECalculator(InFields, MACECalculator):
         out, models = self._outputs, self.models
         if self._moved is not None:
             out["dipole"] = moved_back(out, self._moved, models, atoms.numbers)
-        factors = screening(models, out, atoms, self.epsilon_infinity, self.divide_by_chi)
+        factors = self.screening()
         self.results["zero_field_energy"] = zero_field_energy(
             self.results["energy"], out, factors, atoms.pbc, field, self.defines_polarization
         )
@@ -249,6 +249,11 @@ class MultipoleMACECalculator(InFields, MACECalculator):
             self._say(place_in_field(atoms, excess))
         for name in undefined:
             self.results.pop(name, None)
+
+    def screening(self) -> torch.Tensor:
+        """√ε_e of the last structure, [n_models]: see observables.screening_factor."""
+        chosen = self.epsilon_infinity, self.divide_by_chi
+        return screening(self.models, self._outputs, self._given(None), *chosen)
 
     def _act_on_charges(self, batch: Any) -> None:
         """Add the forces of the field on the charges of a periodic structure."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mace_polmp.analysis.errors import Comparison
 from mace_polmp.branches import are_far, lattice_of, nearest
+from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
 from mace_polmp.labels import read_label, weight_of
 from mace_polmp.quantities import QUANTITIES, boundary, check_prediction
 
@@ -25,10 +26,11 @@ def compare(
 ) -> dict[str, Comparison]:
     """Predictions for all labels that the frames have and the calculator knows.
 
-    Dipoles of structures that are periodic are left out: they are defined up to a constant only.
-    Of models with bond charges they are compared with the polarization, on the branch that is
-    nearest to the prediction. Born charges of slabs are left out for other models, and a label
-    whose weight is 0 for all.
+    Charges of atoms are multiplied by √ε∞ in periodic structures, as dipoles are: labels are
+    physical charges. Dipoles of structures that are periodic are left out: they are defined up to
+    a constant only. Of models with bond charges they are compared with the polarization, on the
+    branch that is nearest to the prediction. Born charges of slabs are left out for other models,
+    and a label whose weight is 0 for all.
 
     Args:
         calculator: MultipoleMACECalculator, or any other ASE calculator.
@@ -67,6 +69,8 @@ def compare(
                 value = voigt_6_to_full_3x3_stress(value)
             entry = out.setdefault(name, Comparison())
             predicted = np.asarray(value, dtype=float).reshape(label.shape)
+            if name == "charges" and isinstance(calculator, MultipoleMACECalculator):
+                predicted = float(calculator.screening().mean()) * predicted
             if name == "polarization":
                 lattice = lattice_of(atoms.cell, atoms.pbc)[None]
                 label = label + nearest((predicted - label)[None], lattice)[0]

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from mace_polmp.calculators.outputs import screening
 from mace_polmp.errors import InputError
 from mace_polmp.head.observables import electronic_permittivity, physical_polarizability
 from mace_polmp.modules import MultipoleMACE
@@ -24,11 +23,8 @@ def _polarizability(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor
     with torch.no_grad():
         own = model.electronic_polarizability(batch.to_dict())
     cell, pbc = batch["cell"].reshape(1, 3, 3), batch["pbc"].reshape(1, 3)
-    known = {}
-    if calc.divide_by_chi:
-        known["polarizability"] = torch.as_tensor(calc.results["polarizability"])[None]
-    factor = screening([model], known, calc.atoms, calc.epsilon_infinity, calc.divide_by_chi)
-    return physical_polarizability(own, cell, pbc, factor.to(own) ** 2)[0]
+    number = next(n for n, known in enumerate(calc.models) if known is model)
+    return physical_polarizability(own, cell, pbc, calc.screening()[number] ** 2)[0]
 
 
 def _permittivity(calc: Any, model: MultipoleMACE, batch: Any) -> torch.Tensor:

@@ -147,7 +147,7 @@ def _labels(
                 check_frame(atoms, replace(asked, used=frozenset({name})), where)
             except InputError as error:
                 refused.append(str(error))
-        if good or name not in ("virials", "polarization"):
+        if good or name not in ("virials", "polarization", "charges"):
             report.rows.append((f"{name} ({key})", f"{len(good)} of {len(frames)} frames"))
         if lacking:
             report.problems.append(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mace_polmp.interfaces.tblite import Calculation
 
 _GIVEN = "input file"
-_KEYS = {name: LABELS[name].key for name in WEIGHED} | {"charges": "REF_charges"}
+_KEYS = {name: LABELS[name].key for name in WEIGHED}
 _SCALED = ("dipole", "born_charges")
 _OF_ATOMS = ("born_charges", "charges")
 _SHOWN = 5  # structures of a kind that are named
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         default=["dipole"],
         choices=LABEL_QUANTITIES,
-        help="what to compute; a training uses dipoles, Born charges and polarizabilities",
+        help="what to compute; a training uses them where they have a weight",
     )
     for name in LABEL_QUANTITIES:
         parser.add_argument(

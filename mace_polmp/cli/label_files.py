@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mace_polmp.extended_xyz import FrameText
 
 ORIGIN = "label_origin"
-WEIGHED = ("dipole", "born_charges", "polarizability")
+WEIGHED = ("dipole", "born_charges", "polarizability", "charges")
 
 
 @contextmanager

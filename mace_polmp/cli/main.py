@@ -14,6 +14,7 @@ from mace_polmp.cli import (
     md,
     models,
     modes,
+    phonons,
     quickstart,
     spectrum,
 )
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         lammps,
         spectrum,
         modes,
+        phonons,
         models,
         check_data,
         label,

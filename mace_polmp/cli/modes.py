@@ -51,10 +51,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--output", type=Path, default=Path("modes"), help="name without ending of what is written"
     )
-    group.add_argument(
-        "--relax", type=float, metavar="FMAX", help="first move atoms to forces below this, eV/Å"
-    )
-    group.add_argument("--relax_steps", type=int, default=500, help="most steps of the relaxation")
+    add_relaxation(group)
     group.add_argument(
         "--direction",
         type=float,
@@ -66,6 +63,14 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument("--width", type=float, default=10.0, help="of the plotted lines, cm⁻¹")
     parser.set_defaults(run=run)
+
+
+def add_relaxation(group: Any) -> None:
+    """--relax and --relax_steps."""
+    group.add_argument(
+        "--relax", type=float, metavar="FMAX", help="first move atoms to forces below this, eV/Å"
+    )
+    group.add_argument("--relax_steps", type=int, default=500, help="most steps of the relaxation")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--direction needs a crystal, periodic in three directions")
     atoms.calc = calculator
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    _relax(atoms, args)
+    relax(atoms, args)
     free = _free_atoms(atoms)
     hessian = _hessian(atoms, calculator, free)
     check_prediction(hessian, "second derivative", where)
@@ -116,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
         with_field = analysis.longitudinal_hessian(
             hessian,
             along[free],
-            _permittivity(args, atoms),
+            np.asarray(calculator.get_property("electronic_permittivity", atoms)),
             atoms.get_volume(),
             np.array(direction),
         )
@@ -133,15 +138,24 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers without sense before anything is computed."""
-    for name, words in (("relax", "a positive force in eV/Å"), ("width", "positive, in cm⁻¹")):
-        value = getattr(args, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"--{name} must be {words}, got {value}")
-    if args.relax_steps < 1:
-        raise InputError(f"--relax_steps must be 1 or more, got {args.relax_steps}")
+    check_relaxation(args)
+    if not (math.isfinite(args.width) and args.width > 0):
+        raise InputError(f"--width must be positive, in cm⁻¹, got {args.width}")
     for direction in args.direction or []:
         if not (np.isfinite(direction).all() and np.any(direction)):
             raise InputError(f"--direction must be a vector that is not zero, got {direction}")
+
+
+def check_relaxation(args: argparse.Namespace) -> None:
+    """Refuse a force or a number of steps without sense.
+
+    Raises:
+        InputError: names the option.
+    """
+    if args.relax is not None and not (math.isfinite(args.relax) and args.relax > 0):
+        raise InputError(f"--relax must be a positive force in eV/Å, got {args.relax}")
+    if args.relax_steps < 1:
+        raise InputError(f"--relax_steps must be 1 or more, got {args.relax_steps}")
 
 
 def _rigid(atoms: Atoms, free: np.ndarray, masses: Array) -> Array | None:
@@ -193,7 +207,12 @@ def _hessian(atoms: Atoms, calculator: MultipoleMACECalculator, free: np.ndarray
     return result
 
 
-def _relax(atoms: Atoms, args: argparse.Namespace) -> None:
+def relax(atoms: Atoms, args: argparse.Namespace) -> None:
+    """Move the atoms to small forces where --relax asks for it; say where forces are large.
+
+    Raises:
+        InputError: the forces do not get there.
+    """
     from ase.optimize import BFGS
     from tqdm import tqdm
 
@@ -228,14 +247,6 @@ def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculato
     ]
     derivatives: Array = np.mean([t.cpu().numpy() for t in tensors], axis=0)
     return derivatives * (calculator.permittivity() if atoms.pbc.all() else 1.0)
-
-
-def _permittivity(args: argparse.Namespace, atoms: Atoms) -> Array:
-    """ε∞ that screens the field of longitudinal modes, [3, 3]."""
-    if args.epsilon_infinity is not None:
-        return args.epsilon_infinity * np.eye(3)
-    own: Array = atoms.calc.get_property("electronic_permittivity", atoms)
-    return own
 
 
 def _write(

@@ -87,6 +87,7 @@ def read_series(args: argparse.Namespace) -> Series:
         )
     if args.kind == "conductivity":
         needed = _of_conduction(frames, found, where)
+        found = {name: series if name == needed else None for name, series in found.items()}
     epsilon = 1.0
     if found[needed] is None:
         found[needed], epsilon = _evaluate(args, frames, needed, moving)
@@ -129,8 +130,7 @@ def _of_conduction(frames: list[Atoms], found: dict[str, Array | None], where: s
             "a run without one"
         )
     defined = bool(frames[0].info.get("defines_polarization", False))
-    has_dipole = found["current"] is None and found["dipole"] is not None
-    return "dipole" if has_dipole and defined else "current"
+    return "dipole" if defined and found["dipole"] is not None else "current"
 
 
 def check_same(frames: list[Atoms], where: str) -> None:

@@ -19,20 +19,22 @@ _POLARIZATION = "polarization_weight"
 
 
 @contextmanager
-def asking(model: MultipoleMACE, labels: Iterable[str]) -> Iterator[None]:
+def asking(model: MultipoleMACE, labels: Iterable[str], born_directions: int = 3) -> Iterator[None]:
     """Let a model give what some labels are compared with, and no more, for a while.
 
     Args:
         model: the model.
         labels: names of those in a loss.
+        born_directions: of polarization, in which a training sees Born charges.
     """
-    before = model.asked_labels, model.gives_polarizability
+    before = model.asked_labels, model.gives_polarizability, model.born_directions
     model.asked_labels = frozenset(labels)
     model.gives_polarizability = "polarizability" in model.asked_labels
+    model.born_directions = born_directions
     try:
         yield
     finally:
-        model.asked_labels, model.gives_polarizability = before
+        model.asked_labels, model.gives_polarizability, model.born_directions = before
 
 
 def asks_for_labels(model: MultipoleMACE, graph: Graph) -> bool:

@@ -49,7 +49,7 @@ def parse_heads(text: Any) -> dict[str, dict[str, Any]]:
             "--heads must be a dictionary of heads, each with its train_file and so on, got "
             f"{text!r}"
         )
-    keys = {f"{name}_key" for name in LABELS} | {"charges_key", "elec_temp_key", "total_spin_key"}
+    keys = {f"{name}_key" for name in LABELS} | {"elec_temp_key", "total_spin_key"}
     for name, settings in found.items():
         more = sorted(set(settings) - _OF_A_HEAD - keys)
         if more:

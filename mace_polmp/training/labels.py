@@ -7,9 +7,8 @@ from ase import Atoms
 from mace_polmp.errors import InputError
 from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.head.options import LEARN
-from mace_polmp.labels import names_in, weight_of
+from mace_polmp.labels import names_in, read_label, weight_of
 from mace_polmp.modules import LongRangeOptions
-from mace_polmp.quantities import find
 from mace_polmp.training.options import TrainingOptions
 
 
@@ -65,10 +64,10 @@ def check_model(options: LongRangeOptions, training: TrainingOptions) -> None:
         )
 
 
-def check_open_polarizabilities(
+def check_polarizabilities(
     options: LongRangeOptions, training: TrainingOptions, frames: dict[str, list[Atoms]]
 ) -> None:
-    """Refuse polarizabilities of molecules for a model that has those of crystals alone.
+    """Refuse polarizabilities of structures in which a model has none that a training changes.
 
     Args:
         options: settings of the head.
@@ -78,30 +77,35 @@ def check_open_polarizabilities(
     Raises:
         InputError: names the first.
     """
-    if "polarizability" not in training.used or _responds(options):
+    if "polarizability" not in training.used or options.is_polarizable:
         return
     for path, structures in frames.items():
         for number, atoms in enumerate(structures):
             where = f"{path}: frame {number}"
-            has_label = find(atoms, training.key("polarizability")) is not None
-            if has_label and not atoms.pbc.any() and weight_of(atoms, "polarizability", where) > 0:
+            counts = weight_of(atoms, "polarizability", where) > 0
+            if not counts or _responds(options, is_open=not atoms.pbc.any()):
+                continue
+            key = training.key("polarizability")
+            if read_label(atoms, "polarizability", key, where) is not None:
+                kind = "periodic" if atoms.pbc.any() else "an open structure"
                 raise InputError(
-                    f"{where}: has a label of polarizability and is an open structure, where "
-                    f"--induced {options.induced} has none: give --induced dipole or both, or the "
-                    "frame config_polarizability_weight=0"
+                    f"{where}: has a label of polarizability and is {kind}, where the model with "
+                    f"--induced {options.induced} has none: give --induced dipole, or the frame "
+                    "config_polarizability_weight=0"
                 )
 
 
-def _responds(options: LongRangeOptions) -> bool:
-    """Whether a field induces anything in a molecule."""
-    return options.induces_dipoles or options.is_self_consistent
+def _responds(options: LongRangeOptions, is_open: bool) -> bool:
+    """Whether a structure has a polarizability that a training changes."""
+    others = options.is_self_consistent if is_open else options.epsilon_infinity == LEARN
+    return options.is_polarizable or others
 
 
 def _check_response(options: LongRangeOptions) -> None:
     """Refuse polarizabilities where a model has none, or one that no training changes."""
-    if not _responds(options) and options.epsilon_infinity != LEARN:
+    if not any(_responds(options, is_open) for is_open in (True, False)):
         raise InputError(
             f"--polarizability_weight needs something that a field induces, got --induced "
-            f"{options.induced}: give --induced dipole or both, or for crystals alone "
-            f"--epsilon_infinity {LEARN}"
+            f"{options.induced}: give --induced dipole (or both, bond, bond_dipole), or for "
+            f"crystals alone --epsilon_infinity {LEARN}"
         )

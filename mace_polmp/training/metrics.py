@@ -69,9 +69,6 @@ class ElectricalMetrics(MACELoss):
 
     def compute(self) -> tuple[float, dict[str, Any]]:
         loss, out = super().compute()
-        for name in UNITS:  # upstream has errors of polarizabilities that are not in the loss
-            for measure in ("mae", "rmse"):
-                out.pop(f"{measure}_{name}", None)
         if "rmse_e_per_atom" in out:
             out.update(offset_of(self.convert(self.delta_es_per_atom)))
         for name in self.labels:

@@ -335,14 +335,11 @@ class _Session:
             keeps_start=bool(self._args.foundation_model),
         )
         loop.resume()
-        if not self._args.lbfgs:  # whose loss must be the same in every evaluation
-            model.born_directions = self._training.born_charges_directions
+        # The loss of L-BFGS must be the same in every evaluation.
+        directions = 3 if self._args.lbfgs else self._training.born_charges_directions
         seed = self._args.seed
-        try:
-            with asking(model, self._training.used):
-                loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
-        finally:
-            model.born_directions = 3
+        with asking(model, self._training.used, directions):
+            loop.run(plan_phases(settings, self._training, self._scaled, seed, loop.progress))
         if loop.is_first and self._args.plot and self._training.used:
             draw_label_curves(settings["logger"].path)
 

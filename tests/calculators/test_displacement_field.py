@@ -88,6 +88,32 @@ def test_the_field_is_what_the_polarization_leaves_of_the_displacement(kind):
     np.testing.assert_allclose(other.get_forces(), forces, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["rigid", "soft"])
+def test_longitudinal_modes_are_those_of_a_fixed_displacement_field(kind):
+    """Where F = 0 force constants have Z* (eps0 ε V + α)⁻¹ Z* beside those at a fixed field."""
+    atoms = crystal(KINDS[kind], None)
+    calculator, n, volume = atoms.calc, len(atoms), atoms.get_volume()
+    hessian = calculator.get_hessian(atoms).reshape(3 * n, 3 * n)
+    born = calculator.get_property("born_charges", atoms)
+    epsilon = KINDS[kind].epsilon_infinity
+    stiff = EPS0 * epsilon * volume * np.eye(3)
+    stiff = stiff + epsilon * calculator.get_property("polarizability", atoms)
+    z = born.transpose(1, 0, 2).reshape(3, 3 * n)
+    expected = hessian + z.T @ np.linalg.solve(stiff, z)
+    calculator.displacement_field = atoms.get_dipole_moment() / volume
+    atoms.get_forces()
+    np.testing.assert_allclose(calculator.field_at(0.0), 0, atol=1e-12)
+    forces = []
+    for sign in (-1, 1):
+        moved = atoms.copy()
+        moved.calc = calculator
+        moved.positions[3, 1] += sign * 1e-4
+        forces.append(moved.get_forces().ravel())
+    row = (forces[0] - forces[1]) / 2e-4
+    np.testing.assert_allclose(row, expected[3 * 3 + 1], atol=1e-5)
+    assert np.abs(row - hessian[3 * 3 + 1]).max() > 1e-3
+
+
 def test_molecular_dynamics_conserves_the_energy(tmp_path, capsys):
     """Its fluctuations are not those that a dielectric constant is taken from."""
     atoms = crystal(SOFT, np.zeros(3))

@@ -13,7 +13,7 @@ from mace_polmp.cli.main import main
 from mace_polmp.cli.run_train import main as run_train
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.io import load_model
-from tests.cli.runs import flags, log_of, periodic_frames, write_data
+from tests.cli.runs import flags, log_of, open_frames, periodic_frames, write_data
 from tests.helpers import make_calculator, random_model, rattled, rock_salt, salty_water, wet_slab
 
 pytestmark = pytest.mark.usefixtures("clean_state")
@@ -202,3 +202,24 @@ def test_check_data_suggests_what_trains_on_them(tmp_path, capsys):
     small = [f for f in flags(tmp_path) if not f.startswith(tuple(f"--{k}" for k in keep))]
     run_train([*suggested, "--num_channels=4", *small, "--max_num_epochs=1"])
     assert "RMSE_polarization" in log_of(tmp_path)
+
+
+def test_training_learns_charges_of_atoms(tmp_path):
+    """On cached features first, then everything; charges of a population analysis, for instance."""
+    mean = {1: 0.3, 8: -0.6, 11: 0.9, 17: -0.8}
+    frames = open_frames(8)
+    for atoms in frames:
+        atoms.arrays["partial"] = np.array([mean[int(z)] for z in atoms.numbers])
+    data = write_data(tmp_path, frames)
+    settings = dict(charges_key="partial", charges_weight=10, forces_weight=1, lr=0.02)
+    run_train(
+        flags(
+            tmp_path, model="MultipoleMACE", train_file=data, batch_size=1, max_num_epochs=4,
+            training_mode="head_first", head_epochs=3, **settings,
+        )
+    )  # fmt: skip
+    log = log_of(tmp_path)
+    assert "caching features" in log.lower()
+    errors = errors_in(log, "charges")
+    assert errors[-1] < 0.5 * errors[0]
+    assert re.search(r"train_Default *\| *charges *\| *e *\|", log)

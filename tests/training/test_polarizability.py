@@ -12,7 +12,7 @@ from mace_polmp.head.observables import physical_polarizability
 from mace_polmp.labels import LabelRules, check_frame, read_label, with_labels
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.labelled import asking
-from mace_polmp.training.labels import check_model, check_open_polarizabilities
+from mace_polmp.training.labels import check_model, check_polarizabilities
 from mace_polmp.training.options import TrainingOptions
 from mace_polmp.units import EPS0
 from tests.helpers import (
@@ -30,6 +30,9 @@ MODELS = {
     "one step": DIPOLES,
     "self-consistent": replace(DIPOLES, response="self_consistent"),
     "learned": replace(DIPOLES, epsilon_infinity="learn"),
+    "along bonds": LongRangeOptions(
+        charge_readout="bond", induced="bond_dipole", epsilon_infinity=2.5
+    ),
     "nothing induced": LongRangeOptions(induced="none", epsilon_infinity=2.5),
 }
 KEY = "REF_polarizability"
@@ -171,7 +174,16 @@ def test_a_model_has_something_that_a_training_can_change():
     with pytest.raises(
         InputError, match="t.xyz: frame 2: has a label of polarizability and is an o"
     ):
-        check_open_polarizabilities(learning, training, frames)
-    check_open_polarizabilities(DIPOLES, training, frames)
+        check_polarizabilities(learning, training, frames)
+    check_polarizabilities(DIPOLES, training, frames)
     molecule.info["config_polarizability_weight"] = 0
-    check_open_polarizabilities(learning, training, frames)
+    check_polarizabilities(learning, training, frames)
+    crystal = {"c.xyz": [in_cell(REF_epsilon_infinity=2.0)]}
+    check_polarizabilities(learning, training, crystal)
+    charges = LongRangeOptions(induced="charge", response="self_consistent", conserve_charge=True)
+    check_model(charges, training)  # molecules have a polarizability of induced charges
+    with pytest.raises(InputError, match="frame 0: has a label of polarizability and is periodic"):
+        check_polarizabilities(charges, training, crystal)
+    bonds = LongRangeOptions(charge_readout="bond", induced="bond")
+    check_model(bonds, training)
+    check_polarizabilities(bonds, training, frames | crystal)
