@@ -334,6 +334,11 @@ class MultipoleMACECalculator(InFields, MACECalculator):
 
     def get_hessian(self, atoms: Atoms | None = None) -> Any:
         """Second derivatives of the energy, eV/Å², as upstream; raises InputError as calculate."""
+        if self.displacement_field is not None:
+            raise InputError(
+                "get_hessian: there is none at a fixed displacement field; take differences of "
+                "forces, or set displacement_field to None"
+            )
         self.check(self._given(atoms))
         return super().get_hessian(atoms)  # type: ignore[no-untyped-call]
 

@@ -151,6 +151,13 @@ def test_refusals(change, message):
         atoms.get_forces()
 
 
+def test_second_derivatives_are_refused():
+    """Those at a fixed field would be others."""
+    atoms = crystal(RIGID)
+    with pytest.raises(InputError, match="none at a fixed displacement field"):
+        atoms.calc.get_hessian(atoms)
+
+
 def test_formal_charges_have_no_stress():
     """It would depend on the images of the ions; constant pressure does as well."""
     atoms = rock_salt()
