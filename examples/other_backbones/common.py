@@ -1,6 +1,6 @@
 """What the scripts of this folder share: data, a model with or without head, training, errors.
 
-The data are those of `mace_polmp quickstart`: GFN2-xTB clusters of water with Na+ and Cl− and
+The data are those of the demo model: GFN2-xTB clusters of water with Na+ and Cl− and
 dimers of their fragments, which come with the package.
 """
 

@@ -1,7 +1,7 @@
 """`mace_polmp quickstart`: train with and without the long-range head, and show the difference.
 
-Both models have the same backbone, data and schedule. The data, GFN2-xTB clusters of water with Na+
-and Cl− and dimers, come with the package (mace_polmp/data, scripts/make_quickstart_data.py).
+Both models have the same backbone, data and schedule. The data, GFN2-xTB water and Cl− in pairs and
+clusters, come with the package (mace_polmp/data, scripts/make_quickstart_data.py).
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from mace_polmp.cli.common import HelpWithDefaults
 from mace_polmp.errors import InputError
 from mace_polmp.unit_names import with_unit
 
-# GFN2-xTB: Na+ and Cl− alone, and H and O so that they add up to H2O. An atom without neighbours
-# has the energy E0 in a MACE: an average E0, 0.7 eV off that of Cl−, would spoil its dimers.
-_E0S = "{1: -10.7, 8: -116.488, 11: 5.319, 17: -130.210}"
+# GFN2-xTB: Cl− alone, and H and O so that they add up to H2O. An atom without neighbours has the
+# energy E0 in a MACE: an average E0, 0.7 eV off that of Cl−, would spoil its dimers.
+_E0S = "{1: -10.7, 8: -116.488, 17: -130.21013}"
 # Reach of the network: 2 layers × 4 Å = 8 Å, less than the smallest gap of the held-out dimers.
 _TRAINING = {
     "r_max": 4.0,
     "num_interactions": 2,
-    "num_channels": 16,
+    "num_channels": 32,
     "max_L": 1,
     "max_ell": 2,
     "correlation": 2,
     "batch_size": 16,
     "valid_batch_size": 64,
     "E0s": _E0S,
-    "energy_weight": 40,
+    "energy_weight": 4,
     "forces_weight": 1,
-    "lr": 0.02,
+    "lr": 0.03,
     "scheduler": "ExponentialLR",
     "ema_decay": 0.99,
     "default_dtype": "float32",
@@ -54,7 +54,7 @@ LABELS = {"short_range": "short range", "multipole": "multipoles"}
 LEGENDS = {"short_range": "MACE (short range)", "multipole": "MultipoleMACE"}
 STYLES = {"short_range": "C1--", "multipole": "C0-"}
 LARGEST_GAP = 6.0  # Å, of the training data
-NVE_CLUSTER, NVE_NAME = "H6NaO3", "Na(H2O)3+"
+NVE_CLUSTER, NVE_NAME = "H4ClO2", "Cl(H2O)2-"
 _STEP = 0.5  # fs
 
 
@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
-    parser.add_argument("--epochs", type=int, default=50, help="training epochs of each model")
+    parser.add_argument("--epochs", type=int, default=72, help="training epochs of each model")
     parser.add_argument(
         "--seed", type=int, default=1, help="random seed of the training and the velocities"
     )
@@ -79,9 +79,18 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def data_file(name: str) -> Path:
-    """Path of an embedded data set: train, valid, far or curves."""
-    return Path(str(resources.files("mace_polmp") / "data" / f"water_ions_{name}.xyz"))
+def data_file(name: str, family: str = "water_ions") -> Path:
+    """Path of an embedded data set.
+
+    Args:
+        name: train, valid, far or curves.
+        family: chloride, of the quickstart, or water_ions, of the demo model and the tutorials.
+    """
+    return Path(str(resources.files("mace_polmp") / "data" / f"{family}_{name}.xyz"))
+
+
+def _own_data(name: str) -> Path:
+    return data_file(name, "chloride")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -116,8 +125,8 @@ def _train_both(out: Path, epochs: int, seed: int) -> None:
                 "name": name,
                 "model": model,
                 "work_dir": out,
-                "train_file": data_file("train"),
-                "valid_file": data_file("valid"),
+                "train_file": _own_data("train"),
+                "valid_file": _own_data("valid"),
                 "max_num_epochs": epochs,
                 "lr_scheduler_gamma": gamma,
                 "seed": seed,
@@ -214,7 +223,7 @@ def _print_errors(calculators: dict[str, Any], path: Path) -> None:
     texts: list[list[str]] = []
     rows: list[list[Any]] = []
     for key, words in sets.items():
-        frames = read(data_file(key), ":")
+        frames = read(_own_data(key), ":")
         found = {
             name: compare(calculator, frames, description=f"evaluating {key}")
             for name, calculator in calculators.items()
@@ -237,7 +246,7 @@ def _print_errors(calculators: dict[str, Any], path: Path) -> None:
 def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
     from ase.io import read
 
-    frames = read(data_file("curves"), ":")
+    frames = read(_own_data("curves"), ":")
     names = list(dict.fromkeys(atoms.info["curve"] for atoms in frames))
     figure, axes = plots.figure(len(names), size=(4.4 * len(names), 4.2))
     figure.suptitle(
@@ -328,7 +337,7 @@ def _nve_run(model: Path, steps: int, seed: int, position: int) -> tuple[str, in
     from mace_polmp.simulation.temperature import ThermalMotion, draw_momenta
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // len(MODELS)))
-    clusters = [a for a in read(data_file("valid"), ":") if a.info["config_type"] == "cluster"]
+    clusters = [a for a in read(_own_data("valid"), ":") if a.info["config_type"] == "cluster"]
     atoms = next(a for a in clusters if a.get_chemical_formula() == NVE_CLUSTER)
     atoms.calc = load_calculator(model, default_dtype="float64")
     draw_momenta(atoms, 250.0, np.random.default_rng(seed))
