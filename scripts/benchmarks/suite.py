@@ -161,9 +161,17 @@ def _read(names: str | list[str], data_dir: Path) -> list[list[Atoms]]:
 
 
 def _take(
-    frames: list[Atoms], count: float, generator: np.random.Generator, farthest: str | None = None
+    frames: list[Atoms],
+    count: float | dict[str, int],
+    generator: np.random.Generator,
+    farthest: str | None = None,
 ) -> tuple[list[Atoms], list[Atoms]]:
-    """Frames without those that are taken, and these: at random or with the largest info[key]."""
+    """Frames without those that are taken, and these: at random or with the largest info[key].
+
+    {last: N} takes the last ones of the file.
+    """
+    if isinstance(count, dict):
+        return frames[: -count["last"]], frames[-count["last"] :]
     number = max(1, round(count * len(frames))) if count < 1 else int(count)
     order = generator.permutation(len(frames))
     if farthest is not None:

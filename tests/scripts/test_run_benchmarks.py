@@ -60,10 +60,13 @@ def test_every_variant_of_every_data_set_is_a_valid_training(name, variant, tmp_
         assert (args.model == "MACE") == (variant == "sr")
         if variant != "sr":
             options = LongRangeOptions(**asked_options(args))
-            lmax = {"les": 0, "uQ": 2, "uQiqiu": 2, "anisotropic": 2}.get(variant, 1)
+            full = ("uQiqiu", "anisotropic", "self_consistent")
+            lmax = {"les": 0, "uQ": 2, **dict.fromkeys(full, 2)}.get(variant, 1)
             assert options.multipole_lmax == lmax
-            assert options.induces_charges == (variant in ("uiq", "uiqiu", "uQiqiu", "anisotropic"))
-            assert options.induces_dipoles == (variant in ("uiu", "uiqiu", "uQiqiu", "anisotropic"))
+            assert options.induces_charges == (variant in ("uiq", "uiqiu", *full))
+            assert options.induces_dipoles == (variant in ("uiu", "uiqiu", "bond_dipole", *full))
+            assert options.defines_polarization == variant.startswith("bond")
+            assert options.is_self_consistent == (variant == "self_consistent")
 
 
 def test_variants_of_a_data_set_have_the_same_backbone_and_budget():
