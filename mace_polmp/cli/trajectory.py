@@ -286,10 +286,11 @@ def _screened_by(epsilon: float, frames: list[Any], series: Array, where: str) -
     said = frames[0].info.get("epsilon_infinity")
     if said is None or not frames[0].pbc.all():
         return series
-    # Earlier versions wrote what is without ε_e, and did not say what the dipole is.
-    is_physical = "defines_polarization" in frames[0].info
-    own = number_of(frames[0], "epsilon_infinity", 0, where) if is_physical else 1.0
     vacuum = EPS0 * np.array([atoms.get_volume() for atoms in frames])[:, None, None]
+    own = number_of(frames[0], "epsilon_infinity", 0, where)
+    if "defines_polarization" not in frames[0].info:  # of earlier versions: without any ε_e
+        is_divided = bool(frames[0].info.get("divided_by_chi", False))
+        own = 1.0 + is_divided * float(np.trace((series / vacuum).mean(0))) / 3.0
     out: Array = epsilon / own * series + (epsilon / own - 1.0) * vacuum * np.eye(3)
     return out
 

@@ -164,6 +164,8 @@ def test_permittivity_and_raman_of_written_polarizabilities(tmp_path, capsys):
 
     assert run("dielectric") == pytest.approx(2.6, abs=2e-3)
     assert run("dielectric", is_physical=False) == pytest.approx(2.6, abs=2e-3)
+    old = run("dielectric", is_physical=False, divided_by_chi=True)  # ε∞ was given as a whole
+    assert old == pytest.approx(2.0, abs=2e-3)
     assert run("dielectric", "--epsilon_infinity", "4") == pytest.approx(5.2, abs=2e-3)
     activity = run("raman")
     assert run("raman", is_physical=False) == pytest.approx(activity, rel=1e-6)
