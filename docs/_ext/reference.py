@@ -341,7 +341,7 @@ def labels_page() -> str:
             "(reference-results)=\n## Results of a model",
             "Under these names `MultipoleMACECalculator` has its results. `mace_eval_configs` "
             "writes those that need not be asked for with `MACE_` before the name, and with "
-            "`--compute_bec` Born charges as `MACE_BEC`.",
+            "`--compute_bec` Born charges as `MACE_BEC`; and `MACE_electronic_polarizability`.",
             table(("result", "shape", "unit", "meaning"), result_rows()),
         ]
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms, units
+from ase import Atoms
 from ase.calculators.calculator import all_changes
 from mace.calculators import MACECalculator
 
@@ -21,10 +21,16 @@ from mace_polmp.calculators.checks import (
     check_permittivity,
     check_screening,
     expand,
-    field_vector,
     has_formal_charges,
     in_single_precision,
     place_in_field,
+)
+from mace_polmp.calculators.fields import (
+    FieldLike,
+    InFields,
+    add_displacement,
+    check_displacement,
+    conjugate_field,
 )
 from mace_polmp.calculators.on_demand import ON_DEMAND
 from mace_polmp.calculators.outputs import (
@@ -54,12 +60,10 @@ from mace_polmp.structures import (
 )
 from mace_polmp.upstream.data import LastNeighbours, own_graphs
 
-FieldLike = Sequence[float] | np.ndarray | Callable[[float], Sequence[float]] | None
-
 logger = logging.getLogger(__name__)
 
 
-class MultipoleMACECalculator(MACECalculator):
+class MultipoleMACECalculator(InFields, MACECalculator):
     """ASE calculator of one MultipoleMACE or of a committee.
 
     Results, in ASE's units: energy, free_energy (eV), forces (eV/Å), stress (eV/Å³, Voigt),
@@ -88,6 +92,9 @@ class MultipoleMACECalculator(MACECalculator):
             and zero_field_energy is the energy without the field. The field is the macroscopic
             one: in structures that are periodic in three directions it acts on physical charges,
             √ε∞ times the latent ones.
+        displacement_field: [3], e/Å², or None: the displacement field D of a periodic structure
+            that is kept in place of a field, see fields.py; energy, forces and stress are those of
+            U = E + eps0 V/2 |(D − P)/eps0|². Of models with charge_readout bond.
         epsilon_infinity, divide_by_chi: screening of the dipole and born_charges of periodic
             structures (see head.observables.screening_factor), and the field on latent charges.
             None for the permittivity that the model was given or has learned.
@@ -116,6 +123,7 @@ class MultipoleMACECalculator(MACECalculator):
         sum_rule: bool = False,
         compile_mode: str | None = None,
         enable_cueq: bool = False,
+        displacement_field: Sequence[float] | np.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
         check_options(kwargs, default_dtype)
@@ -159,42 +167,11 @@ class MultipoleMACECalculator(MACECalculator):
         self._asks = False  # for the polarizability
         self._moved: np.ndarray | None = None  # what brought the structure to the origin
         self.external_field = external_field
+        self.displacement_field = displacement_field
 
     def __repr__(self) -> str:
         models = ", ".join(map(repr, self.models))
         return f"{type(self).__name__}({models}, device={str(self.device)!r})"
-
-    @property
-    def external_field(self) -> FieldLike:
-        """Uniform field [3], V/Å, or a function of the time; setting it discards the results."""
-        return self._external_field
-
-    @external_field.setter
-    def external_field(self, value: FieldLike) -> None:
-        if not (value is None or callable(value)):
-            value = field_vector(value)
-        self._external_field = value
-        self.results = {}
-
-    def field_at(self, time: float) -> np.ndarray:
-        """The external field at a time in fs, [3], V/Å; zero if there is none."""
-        field = self._external_field
-        if field is None:
-            return np.zeros(3)
-        return field_vector(field(time)) if callable(field) else np.asarray(field)
-
-    def follow(self, dynamics: Any) -> None:
-        """Let a field that depends on time follow the clock of an ASE dynamics.
-
-        Forces are evaluated at the end of a step: after each the calculator's time becomes the end
-        of the next. Results of the present positions stay what they are.
-        """
-
-        def advance() -> None:
-            self.time = (dynamics.nsteps + 1) * dynamics.dt / units.fs
-
-        self.time = dynamics.nsteps * dynamics.dt / units.fs
-        dynamics.attach(advance, interval=1)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         # Results emptied by a new field must not count as up to date, nor those of another charge.
@@ -239,6 +216,10 @@ class MultipoleMACECalculator(MACECalculator):
         self._clock = self.time
         kinds = {model.long_range_options.is_self_consistent for model in self.models}
         self._asks = "polarizability" in asked or self.divide_by_chi or len(kinds) > 1
+        if self.displacement_field is not None:
+            check_displacement(self, atoms)
+            self._conjugate = np.zeros(3)
+            self._conjugate = conjugate_field(self, self._atoms_to_batch(atoms), atoms.get_volume())
         field = self.field_at(self._clock)
         undefined: tuple[str, ...] = ("energies", "node_energy")
         if field.any():
@@ -258,6 +239,8 @@ class MultipoleMACECalculator(MACECalculator):
             self.results |= spread_of_dipoles(out["dipole"])
         electrical = (name for name in ELECTRICAL_OUTPUTS if name in out)
         self.results |= on_host({name: out[name].mean(0) for name in electrical})
+        if self.displacement_field is not None:
+            add_displacement(self, field, atoms.get_volume())
         if atoms.pbc.all():
             if field.any() and not self.defines_polarization:
                 self._act_on_charges(self._atoms_to_batch(atoms))
@@ -351,6 +334,11 @@ class MultipoleMACECalculator(MACECalculator):
 
     def get_hessian(self, atoms: Atoms | None = None) -> Any:
         """Second derivatives of the energy, eV/Å², as upstream; raises InputError as calculate."""
+        if self.displacement_field is not None:
+            raise InputError(
+                "get_hessian: there is none at a fixed displacement field; take differences of "
+                "forces, or set displacement_field to None"
+            )
         self.check(self._given(atoms))
         return super().get_hessian(atoms)  # type: ignore[no-untyped-call]
 
@@ -364,7 +352,7 @@ class MultipoleMACECalculator(MACECalculator):
     def _atoms_to_batch(self, atoms: Atoms) -> Any:
         self._moved = None
         if self.default_dtype == "float32":
-            in_field = bool(self.field_at(self._clock).any())
+            in_field = self.displacement_field is not None or bool(self.field_at(self._clock).any())
             near = in_single_precision(atoms, in_field, has_formal_charges(self.models))
             atoms, self._moved = near.atoms, near.by
         with own_graphs(self._neighbours):
@@ -382,7 +370,8 @@ class MultipoleMACECalculator(MACECalculator):
         plan = self._plans.of(*numbers_of(atoms), cell.device, cell.dtype)
         if plan is not None:
             batch["plan"] = plan
-        batch["with_polarizability"] = self._asks or bool(field.any())
+        wanted = self._asks or self.displacement_field is not None
+        batch["with_polarizability"] = wanted or bool(field.any())
         return batch
 
     def _create_result_tensors(

@@ -121,12 +121,14 @@ def _evaluate(
     born = _born_charges(args, model, structures) if args.compute_bec else None
     args.compute_bec = False  # upstream's way is that of another model
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ELECTRICAL_OUTPUTS}
+    of_cells: list[np.ndarray] = []
 
     def collect(batch: dict[str, Any], output: dict[str, Any]) -> None:
         splits = batch["ptr"][1:-1].tolist()
         for name, (per_atom, _) in ELECTRICAL_OUTPUTS.items():
             values = output[name].detach().cpu().numpy()
             columns[name] += np.split(values, splits) if per_atom else list(values)
+        of_cells.extend(output["cell_polarizability"].detach().cpu().numpy())
 
     args.output = str(folder / "upstream.xyz")
     moved = evaluation.evaluate(args, model.trained_on.total_charge_key, collect)
@@ -152,6 +154,8 @@ def _evaluate(
                 atoms.arrays[args.info_prefix + name] = value
             else:
                 atoms.arrays[args.info_prefix + name] = value.reshape(len(atoms), -1)
+        check_prediction(of_cells[number], "electronic_polarizability", f"structure {number}")
+        atoms.info[args.info_prefix + "electronic_polarizability"] = of_cells[number]
         if model.long_range_options.defines_polarization and atoms.pbc.any():
             factor = model.permittivity() ** 0.5 if atoms.pbc.all() else 1.0
             atoms.info[args.info_prefix + "polarization"] = factor * columns["dipole"][number]
@@ -164,10 +168,10 @@ def _evaluate(
 
 def _as_plain_numbers(atoms: Atoms, prefix: str) -> None:
     """Predicted tensors as nine numbers: others than ASE read the file, too."""
-    for name in (f"{prefix}stress", f"{prefix}polarizability"):
-        value = atoms.info.get(name)
+    for name in ("stress", "polarizability", "electronic_polarizability"):
+        value = atoms.info.get(prefix + name)
         if isinstance(value, np.ndarray) and value.ndim == 2:
-            atoms.info[name] = value.reshape(-1)
+            atoms.info[prefix + name] = value.reshape(-1)
 
 
 def _results_back(atoms: Atoms) -> None:

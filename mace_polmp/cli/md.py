@@ -107,6 +107,14 @@ def add_parser(commands: Any) -> None:
         help="let the field go from 0 to +F, back through 0 to -F and to 0 again, in each period "
         "(ps): triangle or sine; for hysteresis loops",
     )
+    field.add_argument(
+        "--displacement_field",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="keep the displacement field of a periodic structure in place of a field, e/Å² "
+        "(1 C/m² is 0.0624 e/Å²); 0 0 0 is that of a longitudinal wave",
+    )
     parser.set_defaults(run=run)
 
 
@@ -132,12 +140,19 @@ def run(args: argparse.Namespace) -> None:
         rotation=not args.no_rotation,
     )
     external = make_field(args)
-    calculator = make_calculator(args, external_field=external, compile_mode=args.compile_mode)
+    if external is not None and args.displacement_field is not None:
+        raise InputError("--field and --displacement_field: only one of them can be kept")
+    calculator = make_calculator(
+        args,
+        external_field=external,
+        displacement_field=args.displacement_field,
+        compile_mode=args.compile_mode,
+    )
     where = f"{args.structure}: frame {args.frame}"
     atoms = checked(args, read_structure(args.structure, args.frame), where, calculator)
     atoms.info["model"] = names(args.model)  # frames say what made them
     same = ["head", "default_dtype", "epsilon_infinity", "divide_by_chi", "sum_rule"]
-    same += ["field", "field_wavenumber", "field_pulse", "field_ramp"]
+    same += ["field", "field_wavenumber", "field_pulse", "field_ramp", "displacement_field"]
     # Models and structures are compared by what they are, not by where they are.
     contents = {"model (its content)": [digest(path)[:12] for path in expand(args.model)]}
     last = run_md(

@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
-    parser.add_argument("--epochs", type=int, default=72, help="training epochs of each model")
+    parser.add_argument("--epochs", type=int, default=70, help="training epochs of each model")
     parser.add_argument(
         "--seed", type=int, default=1, help="random seed of the training and the velocities"
     )
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
 def _train_both(out: Path, epochs: int, seed: int) -> None:
     """Both trainings side by side, each with half of the cores; finished ones are kept."""
     threads = str(max(1, (os.cpu_count() or 2) // len(MODELS)))
-    gamma = 0.01 ** (1.0 / epochs)  # the learning rate ends at 1 % of its start
+    gamma = 0.02 ** (1.0 / epochs)  # the learning rate ends at 2 % of its start
     running: dict[str, subprocess.Popen[bytes]] = {}
     with contextlib.ExitStack() as stack:
         for name, model in MODELS.items():

@@ -81,6 +81,11 @@ def read_series(args: argparse.Namespace) -> Series:
         )
     found = {name: column(frames, name) for name in ("dipole", "current", "polarizability")}
     needed = {"raman": "polarizability"}.get(args.kind, "current" if periodic else "dipole")
+    if args.kind == "dielectric" and "displacement_field" in frames[0].info:
+        raise InputError(
+            f"{where}: ran at a fixed displacement field, where the polarization fluctuates less; "
+            "a dielectric constant is taken from a run without one"
+        )
     if args.kind == "conductivity":
         needed = _of_conduction(frames, found, where)
         found = {name: series if name == needed else None for name, series in found.items()}

@@ -297,7 +297,7 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
                 "direction is not defined; use nve, langevin or bussi, or train with "
                 "--charge_readout bond"
             )
-        if calculator.external_field is not None and has_formal_charges(calculator.models):
+        if calculator.has_field and has_formal_charges(calculator.models):
             raise InputError(
                 "ensemble npt with an external field: with formal charges the stress depends on "
                 "the periodic images of the ions; use nve, langevin or bussi, or train without "

@@ -90,8 +90,10 @@ def make_frame(
         info["divided_by_chi"] = calculator.divide_by_chi
     if atoms.pbc.any():  # whether the dipole is that of the polarization
         info["defines_polarization"] = calculator.defines_polarization
-    if calculator.external_field is not None:
+    if calculator.has_field:
         info["external_field"] = field
+    if calculator.displacement_field is not None:
+        info["displacement_field"] = calculator.displacement_field
     if isinstance(calculator.external_field, PeriodicField):
         info["field_period_fs"] = calculator.external_field.period
     for name, value in _observables(atoms, calculator, observables).items():

@@ -14,6 +14,7 @@ from mace.cli import eval_configs as upstream_eval
 from numpy.typing import NDArray
 
 from mace_polmp.files import write_torch
+from mace_polmp.modules.labelled import asking
 from mace_polmp.structures import Moved, near_origin, total_charge
 from mace_polmp.upstream.data import own_graphs
 from mace_polmp.upstream.names import check_names, replaced
@@ -74,7 +75,8 @@ def evaluate(
     moved: list[NDArray[np.float64] | None] = []
 
     def recording(model: torch.nn.Module, batch: dict[str, Any], *rest: Any) -> dict[str, Any]:
-        output: dict[str, Any] = get_model_output(model, batch, *rest)
+        with asking(model, ["polarizability"]):
+            output: dict[str, Any] = get_model_output(model, batch, *rest)
         on_output(batch, output)
         return output
 

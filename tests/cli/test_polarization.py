@@ -172,7 +172,7 @@ def test_other_models_have_no_polarization(tmp_path, capsys):
     assert "polarization" not in capsys.readouterr().out
 
 
-def test_files_of_results_have_physical_polarizations(tmp_path, monkeypatch):
+def test_files_of_results_have_physical_polarizations_and_polarizabilities(tmp_path, monkeypatch):
     torch.save(random_model(BONDS), tmp_path / "m.model")
     calculator = make_calculator(tmp_path / "m.model", default_dtype="float64")
     frames = [rock_salt("triclinic"), wet_slab(), salty_water()]
@@ -181,8 +181,13 @@ def test_files_of_results_have_physical_polarizations(tmp_path, monkeypatch):
     eval_configs([str(c) for c in [*command, "--output", tmp_path / "out.xyz"]])
     for atoms, original in zip(read(tmp_path / "out.xyz", ":"), frames, strict=True):
         if not original.pbc.any():
+            alpha, sums = atoms.info["MACE_electronic_polarizability"], "MACE_polarizability"
+            np.testing.assert_allclose(alpha, atoms.info[sums], atol=1e-9)
             assert "MACE_polarization" not in atoms.info
             continue
+        alpha = calculator.get_property("electronic_polarizability", original)
+        written = np.reshape(atoms.info["MACE_electronic_polarizability"], (3, 3))
+        np.testing.assert_allclose(written, alpha, atol=1e-6)
         expected = calculator.get_property("dipole", original)
         np.testing.assert_allclose(atoms.info["MACE_polarization"], expected, atol=1e-6)
 

@@ -291,3 +291,27 @@ def test_models_go_on_with_the_response_that_they_have():
 def test_refusals(settings, message):
     with pytest.raises(InputError, match=message):
         replace(ALONE, **settings)
+
+
+@RESPONSES
+def test_training_on_born_charges_has_the_right_gradient(options):
+    """By the softness of bonds, through a second derivative of the response."""
+    model = soft_model(replace(options, epsilon_infinity=1.0))
+    structures = [rock_salt("triclinic"), wet_slab()]
+    data = make_batch(structures, model)
+    data["born_charges"] = torch.zeros_like(data["positions"])[:, :1].expand(-1, 9).clone()
+    data["born_charges_weight"] = torch.ones(2).to(data["positions"])
+    softness = model.multipole_readouts.bond_softness.radial
+
+    def loss():
+        return (model(dict(data), training=True)["born_charges"] ** 2).sum()
+
+    (slope,) = torch.autograd.grad(loss(), softness)
+    ends = []
+    for sign in (-1, 1):
+        with torch.no_grad():
+            softness[1] += sign * 1e-4
+        ends.append(loss().item())
+        with torch.no_grad():
+            softness[1] -= sign * 1e-4
+    assert slope[1].item() == pytest.approx((ends[1] - ends[0]) / 2e-4, rel=1e-5)

@@ -67,7 +67,9 @@ CASES = {
     ),
     "bonds": Case(
         lambda: _wrapped(rock_salt()),
-        options=LongRangeOptions(charge_readout="bond", induced="dipole"),
+        options=LongRangeOptions(
+            charge_readout="bond", induced="bond_dipole", epsilon_infinity=2.0
+        ),
         settings={"external_field": [0.05, -0.02, 0.03]},
         kelvin=3000.0,
     ),

@@ -33,6 +33,9 @@ MODELS = {
     "along bonds": LongRangeOptions(
         charge_readout="bond", induced="bond_dipole", epsilon_infinity=2.5
     ),
+    "along bonds, self-consistent": LongRangeOptions(
+        charge_readout="bond", induced="bond_dipole", response="self_consistent"
+    ),
     "nothing induced": LongRangeOptions(induced="none", epsilon_infinity=2.5),
 }
 KEY = "REF_polarizability"
