@@ -150,7 +150,7 @@ class MultipoleMACECalculator(InFields, MACECalculator):
         if self.num_models > 1:
             own += ["dipole_comm", "dipole_var"]
         self.implemented_properties = own
-        check_permittivity(loaded, epsilon_infinity)
+        check_permittivity(loaded, epsilon_infinity, divide_by_chi)
         self.epsilon_infinity = epsilon_infinity
         self.divide_by_chi = divide_by_chi
         self.sum_rule = sum_rule

@@ -220,25 +220,35 @@ def has_formal_charges(models: Sequence[MultipoleMACE]) -> bool:
     return any(formal_charges(model.long_range_options.formal_charges) for model in models)
 
 
-def check_permittivity(models: Sequence[MultipoleMACE], epsilon_infinity: float | None) -> None:
-    """Refuse a permittivity that is none, or that makes other charges of formal ones.
+def check_permittivity(
+    models: Sequence[MultipoleMACE], epsilon_infinity: float | None, divide_by_chi: bool = False
+) -> None:
+    """Refuse a permittivity that is none, or what makes other charges of formal ones.
 
     Args:
         models: of the calculator.
         epsilon_infinity: what was asked for, or None for that of the models.
+        divide_by_chi: whether screening changes with the structure.
 
     Raises:
         InputError: says what was expected.
     """
     screening_factor(None, torch.ones(1, 3, dtype=torch.bool), epsilon_infinity)
-    for model in models if epsilon_infinity is not None else ():
+    for model in models:
         own, given = model.permittivity(), model.long_range_options.formal_charges
-        if given and epsilon_infinity != own:
+        if given and epsilon_infinity not in (None, own):
             raise InputError(
                 f"epsilon_infinity {epsilon_infinity:g}: the model was trained with formal charges "
                 f"({given}) and a permittivity of {own:g}, with another one the polarization would "
                 "not change by them where an ion moves by a lattice vector; leave it out, or train "
                 "a model with it"
+            )
+        if given and divide_by_chi:
+            raise InputError(
+                f"divide_by_chi: the model was trained with formal charges ({given}), which would "
+                "be other ones in each structure, and the polarization would not change by them "
+                "where an ion moves by a lattice vector; leave it out, or train a model with an "
+                "epsilon_infinity that is divided by a fixed 1 + χ"
             )
 
 

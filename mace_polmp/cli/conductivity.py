@@ -81,8 +81,8 @@ def _said(found: Conductivity, series: Series, temperature: float) -> str:
         )
     elif abs(found.einstein) < 2.0 * found.einstein_error:
         out.append(
-            "note: not different from zero within twice the error: either no ions travel, or the "
-            "run is too short"
+            "note: not different from zero within twice the error: no ions travel, the run is too "
+            "short, or the model has bond charges without --formal_charges: its ions carry nothing"
         )
     elif found.einstein_error > 0.2 * abs(found.einstein):
         ratio = (found.einstein_error / (0.1 * found.einstein)) ** 2

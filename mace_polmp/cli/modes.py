@@ -234,7 +234,7 @@ def relax(atoms: Atoms, args: argparse.Namespace) -> None:
 
 
 def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculator) -> Array | None:
-    """∂α/∂r, mean over the models, or None for a model without induced dipoles."""
+    """∂α/∂r at the ε_e of the structure, mean over the models, or None without induced dipoles."""
     from mace_polmp.modules.born_charges import polarizability_derivatives
 
     if not all(model.long_range_options.is_polarizable for model in calculator.models):
@@ -245,8 +245,11 @@ def _polarizability_derivatives(atoms: Atoms, calculator: MultipoleMACECalculato
         polarizability_derivatives(model, calculator._clone_batch(batch).to_dict())
         for model in calculator.models
     ]
-    derivatives: Array = np.mean([t.cpu().numpy() for t in tensors], axis=0)
-    return derivatives * (calculator.permittivity() if atoms.pbc.all() else 1.0)
+    calculator.get_property("polarizability", atoms)  # χ, where it is asked for
+    screening = calculator.screening().tolist()
+    physical = [s**2 * t.cpu().numpy() for s, t in zip(screening, tensors, strict=True)]
+    derivatives: Array = np.mean(physical, axis=0)
+    return derivatives
 
 
 def _write(

@@ -237,20 +237,21 @@ def _dielectric(args: argparse.Namespace, series: Series, temperature: float, ba
 
 
 def _electronic_permittivity(args: argparse.Namespace, series: Series) -> tuple[float, str]:
-    """ε∞ and where it is from: given, of the current's screening, or estimated.
+    """ε∞ and where it is from: polarizabilities, which have all of it, or what screens the current.
 
-    The estimate is the mean of 1 + tr α/(3 eps0 V) over the run.
+    That of polarizabilities is the mean of 1 + tr α/(3 eps0 V) over the run.
     """
     from mace_polmp.units import EPS0
 
+    if series.polarizability is not None and series.volume is not None:
+        trace = float(np.einsum("tii->t", series.polarizability).mean())
+        return 1.0 + trace / (3.0 * EPS0 * series.volume), "from polarizabilities"
     if args.epsilon_infinity is not None:
         return args.epsilon_infinity, "given"
     if series.epsilon_infinity > 1.0:
-        return series.epsilon_infinity, "of the model"
-    if series.polarizability is None or series.volume is None:
-        return 1.0, "not known: give --epsilon_infinity"
-    trace = float(np.einsum("tii->t", series.polarizability).mean())
-    return 1.0 + trace / (3.0 * EPS0 * series.volume), "estimated from polarizabilities"
+        said = "of the model; for that of induced dipoles write --observables polarizability"
+        return series.epsilon_infinity, said
+    return 1.0, "not known: give --epsilon_infinity"
 
 
 def _write(

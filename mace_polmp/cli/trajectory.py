@@ -14,6 +14,7 @@ from mace_polmp.analysis.correlation import Array, timestep_of
 from mace_polmp.cli.common import checked, make_calculator
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import check_prediction, is_finite_number
+from mace_polmp.units import EPS0
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -88,13 +89,16 @@ def read_series(args: argparse.Namespace) -> Series:
     if args.kind == "conductivity":
         needed = _of_conduction(frames, found, where)
         found = {name: series if name == needed else None for name, series in found.items()}
-    epsilon = 1.0
+    if needed == "polarizability" and periodic:
+        _check_constant_screening(args, frames, where)
+    written = found["polarizability"]
     if found[needed] is None:
         found[needed], epsilon = _evaluate(args, frames, needed, moving)
     else:
         check_unused(args, needed, where)
-        if needed != "polarizability":
-            found[needed], epsilon = as_written(args, frames, needed, found[needed])
+        found[needed], epsilon = as_written(args, frames, needed, found[needed])
+    if written is not None:
+        found["polarizability"] = _screened_by(epsilon, frames, written, where)
     temperature = math.nan
     if moving:
         motion = ThermalMotion.of_frames(frames)
@@ -263,6 +267,37 @@ def as_written(
             "frames and give --model to compute it"
         )
     return series * math.sqrt(asked / written), asked
+
+
+def _check_constant_screening(args: argparse.Namespace, frames: list[Atoms], where: str) -> None:
+    """Refuse polarizabilities that 1 + χ has been taken out of, frame by frame.
+
+    Raises:
+        InputError: says what to do.
+    """
+    if args.divide_by_chi or bool(frames[0].info.get("divided_by_chi", False)):
+        raise InputError(
+            f"{where}: divide_by_chi takes the changes of the polarizability of a periodic "
+            "structure away, which a Raman spectrum is made of; leave it out, and give "
+            "--epsilon_infinity divided by a fixed 1 + χ"
+        )
+
+
+def _screened_by(epsilon: float, frames: list[Any], series: Array, where: str) -> Array:
+    """Written polarizabilities with another ε_e than that of the frames, [n_times, 3, 3].
+
+    ε∞ = 1 + α/(eps0 V) of a periodic structure is in proportion to ε_e (observables.py).
+    """
+    said = frames[0].info.get("epsilon_infinity")
+    if said is None or not frames[0].pbc.all():
+        return series
+    vacuum = EPS0 * np.array([atoms.get_volume() for atoms in frames])[:, None, None]
+    own = number_of(frames[0], "epsilon_infinity", 0, where)
+    if "defines_polarization" not in frames[0].info:  # of earlier versions: without any ε_e
+        is_divided = bool(frames[0].info.get("divided_by_chi", False))
+        own = 1.0 + is_divided * float(np.trace((series / vacuum).mean(0))) / 3.0
+    out: Array = epsilon / own * series + (epsilon / own - 1.0) * vacuum * np.eye(3)
+    return out
 
 
 def _check_jumps(frames: list[Any], dipole: Array, where: str) -> None:

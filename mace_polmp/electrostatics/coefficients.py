@@ -9,7 +9,7 @@ Along bonds Δq_i = Σ k_e (y_0,i − y_0,j): the Laplacian of the graph in plac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -122,6 +122,22 @@ class Couplings:
         else:
             dipole = (polarizability * rest[:, None, :]).sum(-1)
         return torch.cat([charge, dipole], 1)
+
+    def rounding(self, softness: Tensor, drive: Tensor) -> Tensor | None:
+        """What y·D y of bonds has of rounding, [n_structures], eV; None without bonds.
+
+        Of potentials that are the same at all atoms nothing else is left: k (y_i − y_j) is then
+        k y_i times the precision, and of one sign or the other.
+
+        Args:
+            softness: k of bonds, [n_edges], e²/eV.
+            drive: y, [n_atoms, 4], V and V/Å.
+        """
+        if self.bonds is None:
+            return None
+        total = replace(self.bonds, softness=softness.detach()).totals(len(drive))
+        square = self.sums.total(total.double() * drive.detach()[:, 0].double() ** 2)
+        return torch.finfo(drive.dtype).eps * square
 
     def without(self, softness: Tensor, polarizability: Tensor) -> Tensor:
         """Where coefficients are zero, [n_atoms, 4] bool: there y has no part in the solution.

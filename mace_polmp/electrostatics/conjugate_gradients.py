@@ -59,6 +59,7 @@ def solve(
     sums: AtomSums,
     tolerance: float,
     limit: int = _LIMIT,
+    rounding: Tensor | None = None,
 ) -> Solution:
     """y of (1 + T D) y = b.
 
@@ -69,6 +70,8 @@ def solve(
         sums: over the atoms.
         tolerance: the relative residual, in the norm √(r·D r), at which a structure is done.
         limit: most iterations.
+        rounding: what r·D r has of it, [n_structures] in double precision; None for none. A
+            residual below is no error, and a b below has the solution 0.
 
     Raises:
         ValueError: a structure did not converge. One with NaN gives NaN.
@@ -86,7 +89,8 @@ def solve(
     direction, source = residual, x
     square = dot(residual, x)
     start, goal = square, tolerance**2 * square
-    active = square > 0
+    least = torch.zeros_like(start) if rounding is None else rounding
+    active = square > least
     done = 0
     while done < limit and not (done % every == 0 and not bool(active.any())):
         applied = direction + interact(source)
@@ -106,6 +110,7 @@ def solve(
     residual = rhs - y - interact(induce(y))
     left = dot(residual, induce(residual)).clamp(min=0.0)
     relative = torch.sqrt(left / torch.where(start > 0, start, 1.0))
+    relative = torch.where(left <= least, 0.0, relative)
     _check(relative, tolerance, rhs.dtype, done)
     return Solution(y, residual, relative, done)
 

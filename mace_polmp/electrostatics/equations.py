@@ -96,6 +96,7 @@ class Equations:
             rhs.detach(),
             self.couplings.sums,
             self.tolerance,
+            rounding=self.couplings.rounding(softness, rhs),
         )
 
 

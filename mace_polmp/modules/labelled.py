@@ -67,12 +67,12 @@ def labelled_outputs(model: MultipoleMACE, graph: Graph, out: HeadOutput) -> dic
 
 
 def _polarizability(model: MultipoleMACE, graph: Graph, out: HeadOutput) -> Tensor:
-    """With local fields and screening where a periodic structure has a label."""
+    """With local fields and screening where a structure that is not open has a label."""
     weight = graph.data.get("polarizability_weight")
-    periodic = graph.pbc.all(1)
+    wanted = graph.pbc.any(1)
     if weight is not None:
-        periodic = periodic & (weight.view(len(periodic), -1)[:, 0] > 0)
-    if not bool(periodic.any()):
+        wanted = wanted & (weight.view(len(wanted), -1)[:, 0] > 0)
+    if not bool(wanted.any()):
         return out.polarizability
     own = model.local_polarizability(graph, out)
     epsilon = screening(model, graph) ** 2

@@ -56,11 +56,21 @@ class Orientation:
                 return self._model.read_multipoles(data)[1].charge
 
 
-def is_free(model: MultipoleMACE, datasets: Iterable[Any]) -> bool:
-    """Whether energies do not depend on the sign: not where charges must sum to some charge."""
-    if model.long_range_options.formal_charges:  # which say the sign
+def is_free(model: MultipoleMACE, datasets: Iterable[Any], labels: Iterable[str] = ()) -> bool:
+    """Whether neither energies nor labels depend on the sign.
+
+    They do where charges must sum to some charge. Polarizabilities and ε∞ do not.
+
+    Args:
+        model: the model.
+        datasets: of training and validation.
+        labels: names of those in the loss besides energies, forces and stress.
+    """
+    labels = set(labels)
+    formal = model.long_range_options.formal_charges
+    if formal or labels - {"polarizability", "total_charge"}:  # they say the sign
         return False
-    if model.long_range_options.constrain_charge == "none":
+    if model.long_range_options.constrain_charge == "none" and "total_charge" not in labels:
         return True
     found = [in_memory(dataset) for dataset in datasets]
     return all(

@@ -323,7 +323,7 @@ class _Session:
         for name, valid in settings["valid_loaders"].items():
             check_counts(valid.dataset, f"validation ({name})", self._training.used)
         before_best = None
-        if not self._training.used and is_free(model, datasets):
+        if is_free(model, datasets, self._training.used):
             few = sample(loader.dataset, most_atoms=MOST_ATOMS)
             before_best = Orientation(model, few, settings["device"])
         loop = TrainingLoop(

@@ -133,6 +133,48 @@ def test_dielectric_constant_of_a_trajectory_with_currents(tmp_path, capsys):
     assert other - 4.0 == pytest.approx(2.0 * (value - 2.0), abs=0.03)
 
 
+def test_permittivity_and_raman_of_written_polarizabilities(tmp_path, capsys):
+    """ε∞ of a run is that of induced dipoles and of what screens charges, both in α of the frames.
+
+    With another ε_e it is in proportion to it, and so are the changes of α: four times the activity
+    for twice the ε_e. Earlier versions wrote α of the induced dipoles alone.
+    """
+    rng = np.random.default_rng(1)
+    n, step, volume, screening, induced = 4000, 2.0, 1000.0, 2.0, 1.3
+    current = np.diff(lfilter([0.02], [1.0, -0.98], rng.normal(size=(n + 1, 3)), axis=0), axis=0)
+    noise = 0.01 * rng.normal(size=n)
+
+    def run(kind, *more, is_physical=True, **info):
+        alpha = EPS0 * volume * (induced - 1.0) + noise
+        if is_physical:
+            alpha = screening * alpha + (screening - 1.0) * EPS0 * volume
+            info["defines_polarization"] = False
+        frames = []
+        for number in range(n):
+            atoms = Atoms("I", cell=10 * np.eye(3), pbc=True, positions=[[0.0, 0, 0]])
+            atoms.info.update(time_fs=number * step, current=current[number], **info)
+            atoms.info.update(epsilon_infinity=screening, polarizability=alpha[number] * np.eye(3))
+            frames.append(atoms)
+        write(tmp_path / "run.xyz", frames)
+        main(["spectrum", kind, str(tmp_path / "run.xyz"), "--temperature", "300", *more])
+        if kind == "dielectric":
+            return float(re.search(r"permittivity ([\d.]+) ", capsys.readouterr().out).group(1))
+        table = np.genfromtxt(tmp_path / "run_raman.csv", delimiter=",", names=True)
+        return table["isotropic_A4amu_per_cm1"].sum()
+
+    assert run("dielectric") == pytest.approx(2.6, abs=2e-3)
+    assert run("dielectric", is_physical=False) == pytest.approx(2.6, abs=2e-3)
+    old = run("dielectric", is_physical=False, divided_by_chi=True)  # ε∞ was given as a whole
+    assert old == pytest.approx(2.0, abs=2e-3)
+    assert run("dielectric", "--epsilon_infinity", "4") == pytest.approx(5.2, abs=2e-3)
+    activity = run("raman")
+    assert run("raman", is_physical=False) == pytest.approx(activity, rel=1e-6)
+    assert run("raman", "--epsilon_infinity", "4") == pytest.approx(4.0 * activity, rel=1e-6)
+    with pytest.raises(SystemExit):  # 1 + χ of each frame would take the changes of α away
+        run("raman", divided_by_chi=True)
+    assert "divide_by_chi takes the changes of the polarizability" in capsys.readouterr().err
+
+
 def test_fields_of_time(files):
     from mace_polmp.cli.main import build_parser
     from mace_polmp.cli.md import make_field

@@ -78,6 +78,22 @@ def test_intensities_equal_finite_differences(files, structure):
     assert (files / "out_ir.png").exists() and (files / "out_raman.png").exists()
 
 
+def test_raman_activities_have_the_screening_of_the_polarizability(files):
+    """ε_e² of it: ε∞², or with --divide_by_chi [ε∞/(1 + χ)]²."""
+    plain = modes(files, "crystal.xyz")["raman_activity_A4/amu"]
+    given = modes(files, "crystal.xyz", "--epsilon_infinity", "2")["raman_activity_A4/amu"]
+    np.testing.assert_allclose(given, 4.0 * plain, rtol=1e-6, atol=1e-9)
+    more = ("--epsilon_infinity", "2", "--divide_by_chi")
+    divided = modes(files, "crystal.xyz", *more)["raman_activity_A4/amu"]
+    atoms = read(files / "crystal.xyz")
+    calculator = MultipoleMACECalculator(files / "m.model", default_dtype="float64")
+    alpha = calculator.get_property("polarizability", atoms)
+    susceptibility = np.trace(alpha) / (3 * 5.526349406e-3 * atoms.get_volume())
+    assert susceptibility > 0.01
+    expected = 4.0 * plain / (1.0 + susceptibility) ** 2
+    np.testing.assert_allclose(divided, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_longitudinal_frequencies_of_a_crystal(files, capsys):
     """Directions change the frequencies of modes with a dipole along them, and only upwards."""
     table = modes(files, "crystal.xyz", "--direction", 1, 0, 0, "--direction", 0, 0, 2)

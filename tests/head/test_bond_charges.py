@@ -234,6 +234,8 @@ def test_formal_charges_keep_the_permittivity_that_they_were_divided_by():
     np.testing.assert_allclose(change, sign * jump, atol=1e-11)
     with pytest.raises(InputError, match="epsilon_infinity 3: the model was trained with formal"):
         make_calculator(models=bond_model(options), epsilon_infinity=3.0)
+    with pytest.raises(InputError, match="divide_by_chi: the model was trained with formal"):
+        make_calculator(models=bond_model(options), divide_by_chi=True)
 
 
 def test_a_slab_whose_formal_charges_do_not_cancel_is_refused():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
 from mace_polmp.electrostatics import ResponseCoefficients
 from mace_polmp.errors import InputError
@@ -127,6 +128,22 @@ def test_nothing_depends_on_images_or_on_the_supercell(options, kind):
     torch.testing.assert_close(large, small.repeat(2, 1, 1), rtol=0, atol=1e-9)
     one, two = (model.electronic_polarizability(make_batch([a], model)) for a in (atoms, double))
     torch.testing.assert_close(two, 2 * one, rtol=0, atol=1e-9)
+
+
+def test_atoms_that_are_alike_have_nothing_to_drive_charges():
+    """Four in a square have the same potential, and differences of it are rounding.
+
+    Moved by 1e-5 Å they have differences that are solved for; energies change by 1e-6 eV.
+    """
+    model = soft_model(replace(ALONE, response="self_consistent", multipole_lmax=2))
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    places = np.array([[1.0, 1, 0], [-1, 1, 0], [-1, -1, 0], [1, -1, 0]]) @ turn
+    ring = Atoms("O4", positions=places, calculator=make_calculator(models=model))
+    assert evaluate(model, ring)["induced_charges"].abs().max() < 1e-13
+    moved = moved_by(ring, 0, 0, 1e-5)
+    assert evaluate(model, moved)["induced_charges"].abs().max() > 1e-11
+    assert ring.get_potential_energy() == pytest.approx(moved.get_potential_energy(), abs=1e-6)
+    np.testing.assert_allclose(ring.get_forces(), moved.get_forces(), atol=1e-3)
 
 
 def test_in_open_structures_the_dipole_is_that_of_the_charges():

@@ -90,7 +90,8 @@ def test_where_no_field_is_possible_nothing_is_written(tmp_path):
     calc.external_field = PeriodicField((0.1, 0.0, 0.0), "sine", 100.0)
     with pytest.raises(InputError, match="external_field of a slab must be along its normal"):
         run_md(wet_slab(), calc, settings(), 4, tmp_path / "out")
-    calc = calculator(divide_by_chi=True)
+    neutral = LongRangeOptions(charge_readout="bond", induced="dipole", epsilon_infinity=2.3)
+    calc = calculator(neutral, divide_by_chi=True)
     calc.external_field = PeriodicField((0.1, 0.0, 0.0), "sine", 100.0)
     with pytest.raises(InputError, match="divide_by_chi with an external_field"):
         run_md(rock_salt(), calc, settings(), 4, tmp_path / "out")

@@ -80,6 +80,25 @@ def test_charged_structures_fix_the_sign():
     assert not is_free(bound, [graphs]) and not is_free(bound, [graphs[:1], graphs[1:]])
 
 
+@pytest.mark.parametrize(
+    ("labels", "charges", "free"),
+    [
+        ([], (0.0, 1.0), True),
+        (["polarizability"], (0.0, 1.0), True),  # even in the multipoles, as energies are
+        (["total_charge"], (0.0, 0.0), True),
+        (["total_charge"], (0.0, 1.0), False),
+        (["polarizability", "born_charges"], (0.0, 0.0), False),
+        (["polarization"], (0.0, 0.0), False),
+    ],
+)
+def test_labels_fix_the_sign_if_they_know_it(labels, charges, free):
+    model = random_model()
+    graphs = make_graphs([salty_water(), salty_water()], model)
+    for graph, charge in zip(graphs, charges, strict=True):
+        graph.total_charge = torch.tensor(charge)
+    assert is_free(model, [graphs], labels) is free
+
+
 @pytest.mark.usefixtures("clean_state")
 @pytest.mark.parametrize("labels", [{}, {"dipole_weight": 1.0}])
 def test_trained_models_have_the_physical_sign_unless_labels_say_otherwise(tmp_path, labels):

@@ -65,6 +65,17 @@ def test_what_a_training_compares_is_what_the_calculator_gives(double, kind):
         np.testing.assert_allclose(alpha, expected, atol=1e-9)
 
 
+def test_slabs_have_the_same_polarizability_in_any_batch(double):
+    """That of the calculator, local fields included: eval_configs writes it."""
+    model, slab = random_model(DIPOLES), wet_slab()
+    expected = make_calculator(models=model).get_property("electronic_polarizability", slab)
+    for frames in ([slab], [slab, rock_salt()], [slab, salty_water()]):
+        with asking(model, ["polarizability"]), torch.no_grad():
+            out = model(make_batch(frames, model), compute_force=False)
+        np.testing.assert_allclose(out["cell_polarizability"][0], expected, atol=1e-10)
+    assert np.abs(out["polarizability"][0].numpy() - expected).max() > 1e-4
+
+
 def test_what_is_learned_without_induced_dipoles_is_the_permittivity_itself(double):
     model = random_model(LongRangeOptions(induced="none", epsilon_infinity="learn"))
     model.head.set_permittivity(3.2)
