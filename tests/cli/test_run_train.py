@@ -88,7 +88,8 @@ def test_configurations_in_the_repository_are_understood(path):
 def test_help_has_the_group():
     text = build_parser().format_help()
     assert "Long-range electrostatics" in text
-    for name in ("--multipole_lmax {0,1,2}", "--induced {none,charge,dipole,both}", "--smearing"):
+    induced = "--induced {none,charge,dipole,both,bond,bond_dipole}"
+    for name in ("--multipole_lmax {0,1,2}", induced, "--smearing"):
         assert name in text
 
 

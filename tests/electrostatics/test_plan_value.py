@@ -88,7 +88,9 @@ def test_with_a_plan_nothing_waits_for_the_device():
     shape, index = plan.shape, system[3].to("meta")
     on_meta = [x.to("meta") if torch.is_tensor(x) else x for x in system[:4]]
     multipoles = Multipoles(*(x.to("meta") for x in vars(system[4]).values()))
-    coefficients = ResponseCoefficients(*(x.to("meta") for x in vars(response).values()))
+    coefficients = ResponseCoefficients(
+        response.softness.to("meta"), response.polarizability.to("meta")
+    )
     out = engine(*on_meta, multipoles, coefficients, plan=type(plan).of(shape, index))
     assert out.energy.device.type == "meta"  # where there are no numbers to wait for
 
@@ -166,7 +168,7 @@ def test_unlike_cells_do_not_pay_for_the_largest():
             system[2][[number]],
             torch.zeros_like(system[3][own]),
             system[4].select(own),
-            ResponseCoefficients(*(x[own] for x in vars(response).values())),
+            ResponseCoefficients(response.softness[own], response.polarizability[own]),
         )
         torch.testing.assert_close(alone.energy, whole.energy[[number]], rtol=1e-12, atol=1e-12)
     alike = batch_of([T] * 4, [20] * 4)

@@ -178,7 +178,10 @@ def test_mixed_with_other_structures(caplog):
         batch,
         Multipoles(*(torch.cat([getattr(s[1], k) for s in systems]) for k in vars(flat[1]))),
         ResponseCoefficients(
-            *(torch.cat([getattr(s[2], k) for s in systems]) for k in vars(flat[2]))
+            *(
+                torch.cat([getattr(s[2], k) for s in systems])
+                for k in ("softness", "polarizability")
+            )
         ),
         external_field=field,
     )
