@@ -267,12 +267,13 @@ def _draw_curves(calculators: dict[str, Any], out: Path) -> None:
             axis.plot(gaps, columns[-1], STYLES[key], lw=2.0, label=LEGENDS[key])
         axis.plot(gaps, reference, "ko", mfc="none", markersize=4.5, label="GFN2-xTB")
         rows += [[name, *row] for row in zip(gaps, *columns, strict=True)]
-        margin = 0.15 * np.ptp(reference)
+        low, high = min(*reference, 0.0), max(*reference, 0.0)
+        margin = 0.1 * (high - low)
         axis.set(
             title=plots.typeset(name),
             xlabel="gap between the closest atoms / Å",
             xlim=(min(gaps) - 0.3, max(gaps) + 0.3),
-            ylim=(min(reference) - margin, max(reference) + margin),
+            ylim=(low - margin, high + margin),
         )
     axes[0].set_ylabel("interaction energy / eV")
     axes[-1].legend(frameon=False)
