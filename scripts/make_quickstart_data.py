@@ -183,7 +183,7 @@ def place(a: Atoms, b: Atoms, gap: float, direction: np.ndarray) -> Atoms:
 
 
 def build_cluster(n_water: int, ions: str, rng: np.random.Generator) -> Atoms:
-    parts = [ION_SHAPES[name].copy() for name in ION_SHAPES if name == ions]
+    parts = [ION_SHAPES[name].copy() for name in ION_SHAPES if name in ions]
     parts += [molecule("H2O") for _ in range(n_water)]
     cluster = random_rotation(parts[0], rng)
     for part in parts[1:]:
