@@ -100,7 +100,9 @@ def _polarization(args: argparse.Namespace, frames: list[Atoms], where: str) -> 
         raise InputError(
             f"{where}: a polarization needs a volume: frames that are periodic in three directions"
         )
-    if not bool(frames[0].info.get("defines_polarization", True)):
+    # Frames of earlier versions say their permittivity alone, and are of any model.
+    known = "epsilon_infinity" not in frames[0].info
+    if not bool(frames[0].info.get("defines_polarization", known)):
         raise InputError(
             f"{where}: the dipole of a periodic structure is that of its polarization only with a "
             "model that was trained with --charge_readout bond"

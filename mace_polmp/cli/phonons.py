@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
     gamma = _at_gamma(args, phonons)
     print(_table(gamma))
     bands = phonopy.run_bands(phonons, path)
-    lowest = _THZ * min(float(frequencies.min()) for _, frequencies in bands)
+    lowest = _lowest(bands)
     if lowest < -_IMAGINARY:
         print(f"note: imaginary vibrations, down to {lowest:.0f} {INVERSE_CM}: not a minimum")
     _write(args, phonons, atoms, gamma, path, bands)
@@ -180,6 +180,11 @@ def _repeats(atoms: Atoms) -> tuple[int, ...]:
     """So many that opposite faces of the supercell are at least 10 Å apart."""
     heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
     return tuple(max(1, math.ceil(_EDGE / height - 1e-6)) for height in heights)
+
+
+def _lowest(bands: list[tuple[Array, Array]]) -> float:
+    """The lowest frequency, cm⁻¹; below zero if imaginary."""
+    return _THZ * min(float(frequencies.min()) for _, frequencies in bands)
 
 
 def _at_gamma(args: argparse.Namespace, phonons: Any) -> dict[str, Array]:
@@ -287,11 +292,11 @@ def _draw(
     axis.axhline(0.0, color="black", lw=0.6)
     axis.set_xticks([*places], ["|".join(names) for names in places.values()])
     axis.set_xlim(min(places), max(places))
-    imaginary = min(float(f.min()) for _, f in bands) * _THZ < -_IMAGINARY
+    imaginary = _lowest(bands) < -_IMAGINARY
     what = "wavenumber (imaginary: below 0)" if imaginary else "wavenumber"
     axis.set_ylabel(with_unit(what, INVERSE_CM))
     low, high = axis.get_ylim()
-    axis.set_ylim(0.0 if low > -0.1 * high else low, high)
+    axis.set_ylim(low if imaginary else 0.0, high)
     last = axis
     if dos is not None:
         last = axes[1]

@@ -108,6 +108,7 @@ CHANGES = {
     "dipole": (lambda f: f.calc.results.pop("dipole"), "frames have no 'dipole'; write it"),
     "open": (lambda f: f.set_pbc(False), "a polarization needs a volume"),
     "readout": (lambda f: f.info.update(defines_polarization=False), "--charge_readout bond"),
+    "earlier": (lambda f: f.info.pop("defines_polarization"), "--charge_readout bond"),
 }
 
 
