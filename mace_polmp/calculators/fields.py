@@ -166,7 +166,7 @@ def add_displacement(calculator: Any, field: Array, volume: float) -> None:
         volume: Å³.
     """
     results = calculator.results
-    epsilon = permittivities(calculator).mean()
+    epsilon = calculator.permittivity()
     density = float(calculator.displacement_field @ field - 0.5 * EPS0 * epsilon * field @ field)
     for name in ("energy", "free_energy"):
         if name in results:

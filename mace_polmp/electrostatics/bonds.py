@@ -68,6 +68,20 @@ class BondResponse:
         """
         return self.to_atoms(softness * self.differences(drive), len(drive))
 
+    def moved(self, drive: Tensor, along: Tensor | None) -> Tensor:
+        """k_e (y_i − y_j + F·r_e), [n_edges], e.
+
+        Args:
+            drive: y, [n_atoms], V.
+            along: F·r_e, [n_edges], V, or None without a field.
+        """
+        pull = self.differences(drive)
+        return self.softness * (pull if along is None else pull + along)
+
+    def of_field(self, along: Tensor, n_atoms: int) -> Tensor:
+        """Σ_{e → i} k_e F·r_e, the charges [n_atoms], e, that a field alone induces."""
+        return self.to_atoms(self.softness * along, n_atoms)
+
     def moments(self, moved: Tensor, n_atoms: int) -> Tensor:
         """½ Σ_{e → i} t_e r_e of charges along edges, [n_edges]: [n_atoms, 3], e Å."""
         return self.to_atoms(0.5 * moved[:, None] * self.vectors, n_atoms)

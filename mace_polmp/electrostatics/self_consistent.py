@@ -58,7 +58,7 @@ class _Functional:
             assert bonds is not None
             bonds = replace(bonds, softness=given["softness"], vectors=given["vectors"])
             along = bonds.along(sums.at_atoms(given["whole"]))
-            x = x + as_sources(bonds.to_atoms(bonds.softness * along, len(x)))
+            x = x + as_sources(bonds.of_field(along, len(x)))
             cost = cost - bonds.to_atoms(0.25 * bonds.softness * along**2, len(x))
         permanent = Multipoles(given["charge"], given.get("dipole"), given.get("quadrupole"))
         total = with_induced(permanent, x, couplings.has_dipoles)
@@ -187,8 +187,8 @@ def driven_along_bonds(
     on_dipoles = replace(external, on_charges=torch.zeros_like(external.on_charges))
     rhs = rhs + on_dipoles.drive(operator.positions, sums)
     along = bonds.along(sums.at_atoms(external.whole))
-    flow = bonds.to_atoms(bonds.softness * along, len(rhs))
-    return rhs, rhs - equations.interact(operator, as_sources(flow)), along
+    flow = as_sources(bonds.of_field(along, len(rhs)))
+    return rhs, rhs - equations.interact(operator, flow), along
 
 
 def respond(
@@ -242,12 +242,10 @@ def respond(
     induced = couplings.induced(softness, polarizability, drive)
     half, moment = torch.zeros_like(induced[:, 0]), None
     if bonds is not None:
-        pull = bonds.differences(drive[:, 0])
-        moved = bonds.softness * (pull if along is None else pull + along)
+        moved = bonds.moved(drive[:, 0], along)
         moment = bonds.moments(moved, len(induced))
         if along is not None:
-            flow = bonds.to_atoms(bonds.softness * along, len(induced))
-            induced = induced + as_sources(flow)
+            induced = induced + as_sources(bonds.of_field(along, len(induced)))
             half = bonds.to_atoms(-0.25 * moved * along, len(induced))
     by_charge = couplings.sums.own(half - 0.5 * alone[:, 0] * induced[:, 0])
     return ElectrostaticsResult(

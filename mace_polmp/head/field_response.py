@@ -56,7 +56,7 @@ class FieldResponse:
             drives.append(alone)
             induced.append(equations.couplings.induced(where[2], where[3], drive))
             if bonds is not None and along is not None:
-                moved = bonds.softness * (bonds.differences(drive[:, 0]) + along)
+                moved = bonds.moved(drive[:, 0], along)
                 moments.append(bonds.moments(moved, len(none)))
         products = torch.einsum("anc,bnc->nab", torch.stack(induced), torch.stack(drives))
         if moments:

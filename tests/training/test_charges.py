@@ -2,26 +2,23 @@
 
 import numpy as np
 import pytest
-import torch
-from mace.data import AtomicData, KeySpecification, config_from_atoms
 from mace.modules import WeightedEnergyForcesLoss
-from mace.tools import AtomicNumberTable, torch_geometric
 
 from mace_polmp.calculators.comparison import compare
 from mace_polmp.errors import InputError
-from mace_polmp.labels import LabelRules, check_frame, complete, with_labels
+from mace_polmp.labels import LabelRules, check_frame, with_labels
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.labelled import asking
 from mace_polmp.training.loss import ElectricalLoss
 from mace_polmp.training.metrics import ElectricalMetrics
 from tests.helpers import (
-    ELEMENTS,
     make_calculator,
     random_model,
     rock_salt,
     salty_water,
     wet_slab,
 )
+from tests.training.batches import training_batch
 
 KEYS = {"charges": "REF_charges"}
 RULES = LabelRules(keys=KEYS, needed=frozenset(), used=frozenset(KEYS))
@@ -34,16 +31,7 @@ def labelled(atoms, seed=0, **info):
 
 
 def batch_of(model, frames):
-    specification = KeySpecification(info_keys={}, arrays_keys=KEYS)
-    graphs = []
-    for atoms in frames:
-        own = with_labels(atoms, KEYS)
-        config = complete(config_from_atoms(own, specification), own, KEYS)
-        table = AtomicNumberTable(ELEMENTS)
-        graph = AtomicData.from_config(config, z_table=table, cutoff=float(model.r_max))
-        graph.cell = torch.tensor(atoms.cell.array)  # upstream makes that of a slab longer
-        graphs.append(graph)
-    return torch_geometric.Batch.from_data_list(graphs)
+    return training_batch(model, frames, KEYS, arrays_keys=KEYS)
 
 
 @pytest.mark.parametrize("epsilon", [4.0, "learn"])

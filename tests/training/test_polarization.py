@@ -5,19 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from mace.data import AtomicData, KeySpecification, config_from_atoms
 from mace.modules import WeightedEnergyForcesLoss
-from mace.tools import AtomicNumberTable, torch_geometric
 
 from mace_polmp.errors import InputError
-from mace_polmp.labels import LabelRules, check_frame, complete, with_labels
+from mace_polmp.labels import LabelRules, check_frame
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.born_charges import born_charges
 from mace_polmp.training.labels import check_model
 from mace_polmp.training.loss import ElectricalLoss, squared_errors
 from mace_polmp.training.metrics import FAR, ElectricalMetrics, warn_of_branches
 from mace_polmp.training.options import TrainingOptions
-from tests.helpers import ELEMENTS, make_batch, random_model, rock_salt, salty_water, wet_slab
+from tests.helpers import make_batch, random_model, rock_salt, salty_water, wet_slab
+from tests.training.batches import training_batch
 
 KEYS = {"polarization": "REF_polarization", "born_charges": "REF_born_charges"}
 RULES = LabelRules(keys=KEYS, needed=frozenset(), used=frozenset(KEYS), polarized=True)
@@ -35,16 +34,7 @@ def bond_model(formal="", epsilon=3.0):
 
 def batch_of(model, *frames):
     """Of frames as a training reads them."""
-    specification = KeySpecification(info_keys={"energy": "REF_energy"}, arrays_keys={})
-    graphs = []
-    for atoms in frames:
-        own = with_labels(atoms, KEYS)
-        config = complete(config_from_atoms(own, specification), own, KEYS)
-        table = AtomicNumberTable(ELEMENTS)
-        graph = AtomicData.from_config(config, z_table=table, cutoff=float(model.r_max))
-        graph.cell = torch.tensor(atoms.cell.array)  # upstream makes that of a slab longer
-        graphs.append(graph)
-    return torch_geometric.Batch.from_data_list(graphs)
+    return training_batch(model, frames, KEYS, info_keys={"energy": "REF_energy"})
 
 
 def with_polarization(atoms, value, **more):
