@@ -37,6 +37,26 @@ def check_presence(
             )
 
 
+def check_no_labels(path: str, options: TrainingOptions) -> None:
+    """Refuse electrical labels of a file that is not read here: none of them would be checked.
+
+    mace_prepare_data writes neither ε∞, polarizations nor Born charges into HDF5, and LMDB gives
+    energies, forces and stress.
+
+    Args:
+        path: of a file in HDF5 or LMDB.
+        options: weights of electrical labels.
+
+    Raises:
+        InputError: one of them has a weight.
+    """
+    for name in options.used:
+        raise InputError(
+            f"{path}: HDF5 and LMDB files have no labels for --{name}_weight; train on a file that "
+            "ASE reads, for instance extended XYZ"
+        )
+
+
 def check_model(options: LongRangeOptions, training: TrainingOptions) -> None:
     """Refuse labels that a model has nothing for.
 
