@@ -194,13 +194,18 @@ def build_cluster(n_water: int, ions: str, rng: np.random.Generator) -> Atoms:
     return cluster
 
 
+def relax(atoms: Atoms, fmax: float, steps: int = 300) -> None:
+    """Relax in place with GFN2-xTB, which stays the calculator."""
+    atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
+    BFGS(atoms, logfile=None).run(fmax=fmax, steps=steps)
+
+
 def run_md(
     atoms: Atoms, n_frames: int, temperature: float, rng: np.random.Generator, every: int = 60
 ) -> list[Atoms]:
     """Relax, then Langevin MD with a frame after every so many fs."""
     atoms = atoms.copy()
-    atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
-    BFGS(atoms, logfile=None).run(fmax=0.05, steps=200)
+    relax(atoms, fmax=0.05, steps=200)
     spread = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
     atoms.set_momenta(spread * rng.normal(size=(len(atoms), 3)))
     dynamics = Langevin(
@@ -233,8 +238,7 @@ def cluster_frames(
 def relaxed_fragment(fragment: Fragment) -> Atoms:
     """The relaxed fragment, centred; the same at every call."""
     atoms = build_cluster(*fragment, np.random.default_rng(3))
-    atoms.calc = TBLite(method="GFN2-xTB", charge=total_charge(atoms), verbosity=0)
-    BFGS(atoms, logfile=None).run(fmax=0.01, steps=300)
+    relax(atoms, fmax=0.01)
     return Atoms(atoms.numbers, positions=atoms.positions - atoms.positions.mean(0))
 
 
@@ -285,7 +289,7 @@ def curve_frames(recipe: Recipe) -> list[Atoms]:
     frames = []
     gaps = np.concatenate([np.arange(2.0, 6.0, 0.25), np.arange(6.0, 14.5, 0.5)])
     for name, (first, second) in recipe.curves.items():
-        a, b = (_of_curve(*part) for part in (first, second))
+        a, b = (_of_curve(*part, recipe.is_cut) for part in (first, second))
         free = sum(label(part, total_charge(part), "").info["REF_energy"] for part in (a, b))
         for gap in gaps:
             pair = place(a, b, float(gap), np.array([0.0, 0.0, 1.0]))
@@ -302,9 +306,14 @@ def curve_frames(recipe: Recipe) -> list[Atoms]:
     return frames
 
 
-def _of_curve(fragment: Fragment, is_flipped: bool) -> Atoms:
-    """Water as built, oxygen up and hydrogens down the z axis; others relaxed."""
-    atoms = molecule("H2O") if fragment == WATER else relaxed_fragment(fragment)
+def _of_curve(fragment: Fragment, is_flipped: bool, is_relaxed: bool) -> Atoms:
+    """Water with oxygen up and hydrogens down the z axis, as built or relaxed; others relaxed."""
+    if fragment == WATER:
+        atoms = molecule("H2O")
+        if is_relaxed:  # forces within water would be above the limit before the ion's are
+            relax(atoms, fmax=0.001)
+    else:
+        atoms = relaxed_fragment(fragment)
     if is_flipped:
         atoms.positions[:, 2] *= -1
     return atoms

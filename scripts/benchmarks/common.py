@@ -76,7 +76,7 @@ class System:
         """Positions, multipoles and coefficients with derivatives, the latter others if given."""
         known = (self.multipoles, self.response if response is None else response)
         values = [self.positions, *(value for part in known for value in vars(part).values())]
-        return [value.detach().clone().requires_grad_(True) for value in values]
+        return [v.detach().clone().requires_grad_(True) for v in values if v is not None]
 
 
 def random_system(

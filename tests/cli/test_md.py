@@ -140,7 +140,7 @@ def test_permittivity_and_raman_of_written_polarizabilities(tmp_path, capsys):
     for twice the ε_e. Earlier versions wrote α of the induced dipoles alone.
     """
     rng = np.random.default_rng(1)
-    n, step, volume, screening, induced = 4000, 2.0, 1000.0, 2.0, 1.3
+    n, step, volume, screening, induced = 2000, 2.0, 1000.0, 2.0, 1.3
     current = np.diff(lfilter([0.02], [1.0, -0.98], rng.normal(size=(n + 1, 3)), axis=0), axis=0)
     noise = 0.01 * rng.normal(size=n)
 

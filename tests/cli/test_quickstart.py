@@ -39,6 +39,13 @@ def test_reference_curves_end_as_point_charges():
         assert atoms.info["REF_interaction"] == pytest.approx(coulomb, abs=0.06)
 
 
+def test_curves_of_the_quickstart_begin_at_contact():
+    first: dict[str, float] = {}
+    for atoms in read(data_file("curves", "chloride"), ":"):
+        first.setdefault(atoms.info["curve"], atoms.info["gap"])
+    assert len(first) == 3 and max(first.values()) < 3.0  # Å
+
+
 def test_an_ion_and_a_molecule_end_as_charge_and_dipole():
     """Water turned round has the energy of the other sign, −q μ/(4π eps0 r²) far away."""
     ends = {}
@@ -64,7 +71,7 @@ def test_quickstart_end_to_end(tmp_path, capsys, monkeypatch):
     rows = list(csv.DictReader((tmp_path / "errors.csv").open()))
     assert len(rows) == 6 and all(float(row["multipole"]) > 0 for row in rows)
     curves = list(csv.DictReader((tmp_path / "curves.csv").open()))
-    assert len(curves) == 26
+    assert len(curves) == len(read(tmp_path / "curves.xyz", ":"))
     # Beyond the cutoff a short-range model sees two separate fragments.
     flat = [float(row["short_range"]) for row in curves if float(row["gap_A"]) > 4.0]
     assert np.abs(flat).max() < 1e-3
