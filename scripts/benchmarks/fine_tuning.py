@@ -85,9 +85,9 @@ def train(name: str, args: argparse.Namespace, *flags: str) -> Path:
 
 def errors(name: str, model: Path, frames: list[Any]) -> list[list[Any]]:
     """Rows of name, quantity, unit, MAE, RMSE and R² of a model."""
-    from mace_polmp.calculators.loading import load_calculator
+    from mace_polmp.calculators import MultipoleMACECalculator
 
-    calculator = load_calculator(model, default_dtype="float32")
+    calculator = MultipoleMACECalculator(model, default_dtype="float32")
     rows = []
     for quantity, found in compare(calculator, frames, where=name).items():
         values = found.per_atom() if quantity == "energy" else found.values()

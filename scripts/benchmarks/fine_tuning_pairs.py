@@ -16,9 +16,7 @@ The variants have the same frames and epochs:
     recipe       and dipoles and Born charges of GFN2-xTB times 0.9 (pip install
                  'mace-polmp[label]'). Of a periodic frame they are those of a neutral cluster that
                  is cut out of it, which is a frame of its own without energy and forces
-    charges      and charges of GFN1-xTB of the periodic frames (superionic only)
     few          and true Born charges of the first frames (superionic only)
-    few_recipe   both of recipe and few (superionic only)
 
 What is done is not repeated, trainings that were stopped go on. errors.csv has a row for each
 variant and quantity; those of the test frames with --test only. Electrical labels of superionic
@@ -37,11 +35,15 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.io import read, write
-from fine_tuning import errors
 from numpy.typing import NDArray
 
+from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.analysis.plots import write_csv
 from mace_polmp.analysis.tables import text_table
+from mace_polmp.analysis.verdict import slope_of
+from mace_polmp.calculators.comparison import compare
+from mace_polmp.calculators.loading import load_calculator
+from mace_polmp.quantities import QUANTITIES
 
 SCALE = 0.9
 MOLECULES = 8  # at least, in a cluster
@@ -50,7 +52,6 @@ _END = 0.09  # of the learning rate, in units of the first
 COMMON = (
     "--multiheads_finetuning=False",
     "--default_dtype=float32",
-    "--energy_weight=100",
     "--scheduler=ExponentialLR",
     "--lr=5e-3",
     "--ema",
@@ -88,7 +89,7 @@ class Pair:
         r_max: Å, of the foundation model.
         foundation_epochs, epochs: of the two trainings.
         batch_size: of both.
-        transposed: whether Born charges in the file are [displacement, polarization].
+        energy_weight: of the fine-tuning, next to the forces' 100.
         variants: names of VARIANTS.
     """
 
@@ -99,7 +100,7 @@ class Pair:
     foundation_epochs: int
     epochs: int
     batch_size: int
-    transposed: bool
+    energy_weight: int
     variants: tuple[str, ...]
 
 
@@ -108,13 +109,13 @@ PAIRS = {
     "superionic": Pair(
         "water_rpbe_d3.xyz",
         "superionic_water_2gcc.xyz",
-        (20, 3, 24, 4, 10),
+        (20, 3, 16, 4, 10),
         3.5,
-        20,
-        20,
+        15,
+        16,
         2,
-        True,
-        (*_BOTH, "charges", "few", "few_recipe"),
+        100,
+        (*_BOTH, "few"),
     ),
     "carbon_chains": Pair(
         "carbon_chains.xyz",
@@ -122,9 +123,9 @@ PAIRS = {
         (20, 4, 46, 10, 20),
         4.0,
         150,
-        60,
+        100,
         4,
-        False,
+        1000,
         _BOTH,
     ),
 }
@@ -132,9 +133,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "short_range": ("--model=MACE",),
     "plain": HEAD,
     "recipe": (*HEAD, *LABELS, "--dipole_weight=500", "--born_charges_weight=50"),
-    "charges": (*HEAD, *LABELS, "--charges_weight=100"),
     "few": (*HEAD, *LABELS, "--born_charges_weight=150"),
-    "few_recipe": (*HEAD, *LABELS, "--dipole_weight=500", "--born_charges_weight=150"),
 }
 
 
@@ -257,10 +256,9 @@ def prepare(pair: Pair, args: argparse.Namespace) -> dict[str, list[Atoms]]:
         from_zero([atoms for part in group for atoms in parts[part]], parts[group[0]])
     for part, frames in parts.items():
         for atoms in frames:
-            if pair.transposed and "REF_born_charges" in atoms.arrays:
-                born = atoms.arrays["REF_born_charges"].reshape(-1, 3, 3)
-                atoms.arrays["REF_born_charges"] = born.transpose(0, 2, 1).reshape(-1, 9)
             atoms.info.pop("REF_stress", None)  # nothing is trained on it
+            if not atoms.pbc.any():
+                atoms.positions -= atoms.positions.mean(0)  # dipoles of ions are about it
         if part in ("train", "valid", "test") and not frames[0].pbc.any():
             parts[part] = _labels_of_gfn2(args.folder / f"{part}_gfn2.xyz", frames)
     return parts
@@ -270,16 +268,13 @@ def frames_of(name: str, part: str, frames: list[Atoms], args: argparse.Namespac
     """What a variant is trained on, or chosen by."""
     periodic = bool(frames[0].pbc.any())
     out = [atoms.copy() for atoms in frames]
-    if name == "charges":
-        path = args.folder / f"{part}_gfn1.xyz"
-        out = label(path, out, "--method", "gfn1", "--quantities", "charges")
     for number, atoms in enumerate(out):
-        if periodic and not (name.startswith("few") and number < N_FEW[part]):
+        if periodic and not (name == "few" and number < N_FEW[part]):
             atoms.arrays.pop("REF_born_charges", None)
         if not periodic and name != "recipe":
             atoms.arrays.pop("REF_born_charges", None)
             atoms.info.pop("REF_dipole", None)
-    if periodic and name.endswith("recipe"):
+    if periodic and name == "recipe":
         out += _labels_of_gfn2(args.folder / f"{part}_clusters.xyz", clusters(frames))
     return out
 
@@ -301,6 +296,27 @@ def train(name: str, files: dict[str, list[Atoms]], args: argparse.Namespace, *f
         subprocess.run([*command, *flags], check=True, stdout=log, stderr=subprocess.STDOUT)
     print(f"{name}: {(time.time() - began) / 60:.1f} minutes", flush=True)
     return path
+
+
+def errors(name: str, model: Path, frames: list[Atoms]) -> list[list[str]]:
+    """Rows of name, quantity, unit, MAE, RMSE, R², slope and correlation of a model.
+
+    The last two are of electrical quantities: the factor of the predictions that the labels would
+    make of themselves, and how well the two agree but for a factor.
+    """
+    calculator = load_calculator(model, default_dtype="float32")
+    rows = []
+    for quantity, found in compare(calculator, frames, where=name).items():
+        values = found.per_atom() if quantity == "energy" else found.values()
+        measures, factor = ErrorMeasures.of(*values), QUANTITIES[quantity].factor
+        unit = QUANTITIES[quantity].unit + ("/atom" if quantity == "energy" else "")
+        numbers = [f"{x:.4g}" for x in (factor * measures.mae, factor * measures.rmse, measures.r2)]
+        more = ["", ""]
+        if quantity in ("dipole", "born_charges"):
+            correlation = np.corrcoef(np.ravel(values[0]), np.ravel(values[1]))[0, 1]
+            more = [f"{slope_of(*values):.3f}", f"{correlation:.3f}"]
+        rows.append([name, quantity, unit, *numbers, *more])
+    return rows
 
 
 def verdict(folder: Path, name: str) -> str:
@@ -348,12 +364,13 @@ def main() -> None:
         if name != "foundation":
             files = {part: frames_of(name, part, parts[part], args) for part in ("train", "valid")}
             flags = (*COMMON, *batches, f"--foundation_model={foundation}", "--E0s=foundation")
+            flags += (f"--energy_weight={pair.energy_weight}",)
             flags += (*epochs(args.epochs or pair.epochs), *VARIANTS[name])
             model = train(name, files, args, *flags)
             print(f"{name}: charges {verdict(args.folder, name) or '–'}", flush=True)
         for part in ("valid", "test")[: 1 + args.test]:
             rows += errors(f"{name}, {part}", model, parts[part])
-    header = ["model", "quantity", "unit", "MAE", "RMSE", "R2"]
+    header = ["model", "quantity", "unit", "MAE", "RMSE", "R2", "slope", "correlation"]
     print(text_table(header, rows))
     write_csv(args.folder / "errors.csv", header, rows)
 
