@@ -113,7 +113,7 @@ PAIRS = {
         3.5,
         15,
         16,
-        2,
+        1,
         100,
         (*_BOTH, "few"),
     ),
@@ -123,7 +123,7 @@ PAIRS = {
         (20, 4, 46, 10, 20),
         4.0,
         150,
-        100,
+        60,
         4,
         1000,
         _BOTH,
@@ -275,7 +275,10 @@ def frames_of(name: str, part: str, frames: list[Atoms], args: argparse.Namespac
             atoms.arrays.pop("REF_born_charges", None)
             atoms.info.pop("REF_dipole", None)
     if periodic and name == "recipe":
-        out += _labels_of_gfn2(args.folder / f"{part}_clusters.xyz", clusters(frames))
+        found = _labels_of_gfn2(args.folder / f"{part}_clusters.xyz", clusters(frames))
+        for atoms in found:
+            atoms.info.update(config_energy_weight=0.0, config_forces_weight=0.0)
+        out += found
     return out
 
 
