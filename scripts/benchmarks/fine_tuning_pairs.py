@@ -4,7 +4,7 @@
     python scripts/benchmarks/fine_tuning_pairs.py --data_dir DATA --pair superionic
     python scripts/benchmarks/fine_tuning_pairs.py --data_dir DATA --pair carbon_chains
 
-trains a small short-range MACE (the foundation; --foundation takes another) and fine-tunes it:
+trains a small short-range MACE (the foundation) and fine-tunes it:
 
     superionic     on bulk water, then 54 H2O at 2 g/cm³ and 2000 K (periodic)
     carbon_chains  on neutral C10H2, then C10H2 and C10H3+ with their total charge
@@ -49,8 +49,9 @@ SCALE = 0.9
 MOLECULES = 8  # at least, in a cluster
 N_FEW = {"train": 4, "valid": 1, "test": 0}
 _END = 0.09  # of the learning rate, in units of the first
-COMMON = (
+COMMON: tuple[str, ...] = (
     "--multiheads_finetuning=False",
+    "--valid_batch_size=2",
     "--default_dtype=float32",
     "--scheduler=ExponentialLR",
     "--lr=5e-3",
@@ -60,7 +61,7 @@ COMMON = (
 )
 HEAD = ("--model=MultipoleMACE", "--constrain_charge=softness")
 LABELS = ("--head_lr=1e-2", "--head_growth_epochs=2")
-FOUNDATION = (
+FOUNDATION: tuple[str, ...] = (
     "--model=MACE",
     "--num_interactions=2",
     "--num_channels=16",
@@ -88,7 +89,7 @@ class Pair:
             valid, test).
         r_max: Å, of the foundation model.
         foundation_epochs, epochs: of the two trainings.
-        batch_size: of both.
+        batch_sizes: of the two trainings.
         energy_weight: of the fine-tuning, next to the forces' 100.
         variants: names of VARIANTS.
     """
@@ -99,7 +100,7 @@ class Pair:
     r_max: float
     foundation_epochs: int
     epochs: int
-    batch_size: int
+    batch_sizes: tuple[int, int]
     energy_weight: int
     variants: tuple[str, ...]
 
@@ -113,7 +114,7 @@ PAIRS = {
         3.5,
         15,
         16,
-        1,
+        (2, 1),
         100,
         (*_BOTH, "few"),
     ),
@@ -124,7 +125,7 @@ PAIRS = {
         4.0,
         150,
         60,
-        4,
+        (4, 4),
         1000,
         _BOTH,
     ),
@@ -334,7 +335,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--pair", choices=PAIRS, required=True)
-    parser.add_argument("--foundation", type=Path, help="a model, in place of a small one")
     parser.add_argument("--output", type=Path, default=Path("fine_tuning_pairs"))
     parser.add_argument("--epochs", type=int, help="of the fine-tuning")
     parser.add_argument("--seed", type=int, default=7)
@@ -349,26 +349,24 @@ def main() -> None:
         parser.error(f"--variants: {args.pair} has {', '.join(pair.variants)}, not {strange[0]}")
     parts = prepare(pair, args)
     print(", ".join(f"{len(frames)} {part}" for part, frames in parts.items()), flush=True)
-    batches = (f"--batch_size={pair.batch_size}", f"--valid_batch_size={pair.batch_size}")
 
-    def epochs(count: int) -> tuple[str, str]:
-        return f"--max_num_epochs={count}", f"--lr_scheduler_gamma={_END ** (1 / count):.4f}"
+    def length(epochs: int, batch: int) -> tuple[str, ...]:
+        gamma = f"--lr_scheduler_gamma={_END ** (1 / epochs):.4f}"
+        return f"--max_num_epochs={epochs}", gamma, f"--batch_size={batch}"
 
-    foundation = args.foundation
-    if foundation is None:
-        files = {part: parts[f"foundation_{part}"] for part in ("train", "valid")}
-        zeros = {int(z): 0.0 for z in sorted(set(files["train"][0].numbers))}
-        flags = (*FOUNDATION, f"--r_max={pair.r_max}", f"--E0s={zeros}")
-        flags += epochs(pair.foundation_epochs)
-        foundation = train("foundation", files, args, *flags, *batches)
+    files = {part: parts[f"foundation_{part}"] for part in ("train", "valid")}
+    zeros = {int(z): 0.0 for z in sorted(set(files["train"][0].numbers))}
+    flags = (*FOUNDATION, f"--r_max={pair.r_max}", f"--E0s={zeros}")
+    flags += length(pair.foundation_epochs, pair.batch_sizes[0])
+    foundation = train("foundation", files, args, *flags)
     rows = []
     for name in ("foundation", *names):
         model = foundation
         if name != "foundation":
             files = {part: frames_of(name, part, parts[part], args) for part in ("train", "valid")}
-            flags = (*COMMON, *batches, f"--foundation_model={foundation}", "--E0s=foundation")
+            flags = (*COMMON, f"--foundation_model={foundation}", "--E0s=foundation")
             flags += (f"--energy_weight={pair.energy_weight}",)
-            flags += (*epochs(args.epochs or pair.epochs), *VARIANTS[name])
+            flags += (*length(args.epochs or pair.epochs, pair.batch_sizes[1]), *VARIANTS[name])
             model = train(name, files, args, *flags)
             print(f"{name}: charges {verdict(args.folder, name) or '–'}", flush=True)
         for part in ("valid", "test")[: 1 + args.test]:
