@@ -48,7 +48,7 @@ for formula in ("H2O", "H4O2", "H2NaO", "H6NaO3", "H2ClO", "H6ClO3"):
 # Energies of a charge and a dipole fall off as 1/r². A network with a cutoff of 4 Å sees nothing
 # of this beyond its reach; the long-range head does. The curves below are embedded in the package:
 # fragments pulled apart along a line, computed with GFN2-xTB. The demo model was trained on
-# gaps below 6 Å (its card, `mace_polmp/data/DEMO.md`, says more).
+# gaps of 1.9 to 7 Å (its card, `mace_polmp/data/DEMO.md`, says more).
 
 # %%
 

@@ -34,8 +34,8 @@ _ = run("mace_polmp modes --model demo --structure h2o.xyz --relax 0.001 --outpu
 # stretches lie 150–200 cm⁻¹ lower for that reason alone); GFN2-xTB has errors of its own; and the
 # model has errors against GFN2-xTB (see its card, `mace_polmp/data/DEMO.md`).
 #
-# Infrared intensities need no electrical label: they are derivatives of the dipole, that is Born
-# charges, which follow from the latent charges.
+# Infrared intensities are derivatives of the dipole, that is Born charges. They follow from the
+# latent multipoles, also of models without electrical labels. The demo model had dipoles as labels.
 #
 # ## What moves
 #

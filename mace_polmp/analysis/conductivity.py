@@ -24,6 +24,9 @@ from mace_polmp.units import BOLTZMANN, SIEMENS_PER_METRE
 _FEWEST = 200
 """Frames."""
 
+_FEWEST_LAGS = 8
+"""Frames in the longest lag."""
+
 _DEFAULT_LAG = 1.0 / 20.0
 """The longest lag, in units of the run."""
 
@@ -104,6 +107,7 @@ def conductivity(
     Raises:
         InputError: too short a run, or no volume or temperature.
     """
+    lost = 0
     for name, value in (("volume", volume), ("temperature", temperature), ("timestep", timestep)):
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive number, got {value}")
@@ -113,10 +117,10 @@ def conductivity(
     elif moment is not None:  # the mean current between frames has the same integral
         moment = np.asarray(moment, dtype=float)
         current = np.diff(moment, axis=0) / timestep
-        moment = moment[:-1]
+        moment, lost = moment[:-1], 1
     else:
         raise InputError("conductivity needs a current or a dipole")
-    n_lags, n_blocks = _lags(len(current), timestep, lag)
+    n_lags, n_blocks = _lags(len(current), lost, timestep, lag)
     length = (len(current) - n_lags) // n_blocks
     parts = [slice(k * length, (k + 1) * length + n_lags) for k in range(n_blocks)]
     correlations = np.array([_products(current[part], length) for part in parts])
@@ -145,8 +149,13 @@ def conductivity(
     )
 
 
-def _lags(n_times: int, timestep: float, lag: float | None) -> tuple[int, int]:
+def _lags(n_times: int, lost: int, timestep: float, lag: float | None) -> tuple[int, int]:
     """How many lags and blocks.
+
+    Args:
+        n_times: of the current.
+        lost: by how much more frames the run has.
+        timestep, lag: fs.
 
     Raises:
         InputError: the run is too short for them.
@@ -154,26 +163,48 @@ def _lags(n_times: int, timestep: float, lag: float | None) -> tuple[int, int]:
     duration = n_times * timestep
     if n_times < _FEWEST:
         raise InputError(
-            f"the run is too short for a conductivity: {n_times} frames, at least {_FEWEST} are "
-            "needed"
+            f"the run is too short for a conductivity: {n_times + lost} frames, at least "
+            f"{_FEWEST + lost} are needed"
         )
     if lag is None:
         lag = _DEFAULT_LAG * duration
     if not (math.isfinite(lag) and lag > 0):
         raise InputError(f"the longest lag must be a positive number of fs, got {lag}")
     n_lags = round(lag / timestep)
-    if n_lags < 8:
+    if n_lags < _FEWEST_LAGS:
         raise InputError(
-            f"a longest lag of {lag:g} fs has {n_lags} frames, at least 8 are needed; give a "
-            "longer one or write frames more often"
+            f"a longest lag of {lag:g} fs has {n_lags} frames, at least {_FEWEST_LAGS} are needed; "
+            "give a longer one or write frames more often"
         )
-    n_blocks = min(_BLOCKS, (n_times - n_lags) // (n_lags + n_lags // 2))
+    block = n_lags + n_lags // 2
+    n_blocks = min(_BLOCKS, (n_times - n_lags) // block)
     if n_blocks < _FEWEST_BLOCKS:
+        needed = n_lags + _FEWEST_BLOCKS * block  # 7 lags
         raise InputError(
-            f"the run of {duration / 1000:.3g} ps is too short for lags up to {lag / 1000:.3g} ps; "
-            f"at least {8 * lag / 1000:.3g} ps are needed"
+            f"the run of {n_times + lost} frames is too short for lags up to {lag / 1000:.3g} ps, "
+            f"{n_lags} frames: at least {needed + lost} frames are needed, "
+            f"{(needed + lost) * timestep / 1000:.3g} ps"
         )
     return n_lags, n_blocks
+
+
+def at_mean_cell(moment: Array, cells: Array) -> Array:
+    """M of a structure whose cell changes, as if all its frames had the mean cell, [n_times, 3].
+
+    Σ q r of ions that have travelled grows and shrinks with the cell, by an amount that depends on
+    which of their images are written down. That is no current. What is left in the coordinates of
+    the cell is the integral of Σ Z*·v with the velocities beside the motion of the cell, as
+    barostats have them: M h⁻¹, times the mean of h.
+
+    Args:
+        moment: M of unwrapped atoms, [n_times, 3], e Å.
+        cells: h, [n_times, 3, 3], Å, lattice vectors in rows.
+    """
+    if np.ptp(cells, axis=0).max() == 0.0:
+        return moment
+    reduced = np.linalg.solve(cells.transpose(0, 2, 1), moment[:, :, None])[:, :, 0]
+    found: Array = reduced @ cells.mean(0)
+    return found
 
 
 def _integrated(current: Array, timestep: float) -> Array:

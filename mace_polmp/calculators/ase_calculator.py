@@ -274,7 +274,10 @@ class MultipoleMACECalculator(InFields, MACECalculator):
         return all(model.long_range_options.defines_polarization for model in self.models)
 
     def permittivity(self) -> float:
-        """ε∞; dipoles and Born charges of periodic structures are multiplied by its root."""
+        """ε∞; dipoles and Born charges of periodic structures are multiplied by its root.
+
+        Of several models the mean, and each is multiplied by the root of its own.
+        """
         if self.epsilon_infinity is not None:
             return float(self.epsilon_infinity)
         return float(np.mean([model.permittivity() for model in self.models]))

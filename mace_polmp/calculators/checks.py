@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from mace_polmp.electrostatics.external_field import is_along_periodic
 from mace_polmp.errors import InputError
 from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.head.observables import screening_factor
@@ -125,7 +126,9 @@ def check_field(
     Raises:
         InputError: names the result, or the direction.
     """
-    along = _along_periodic(atoms, field)
+    along = is_along_periodic(
+        torch.as_tensor(field), torch.as_tensor(atoms.cell.array), list(atoms.pbc)
+    )
     if has_polarization:
         undefined: tuple[str, ...] = ("stress",) if has_formal and along else ()
         if asked & set(undefined):
@@ -151,15 +154,6 @@ def check_field(
             "a model with --charge_readout bond"
         )
     return UNDEFINED_IN_FIELD if atoms.pbc.all() else ()
-
-
-def _along_periodic(atoms: Atoms, field: np.ndarray) -> bool:
-    """Whether a field has a part along periodic directions."""
-    if atoms.pbc.sum() != 2:
-        return bool(atoms.pbc.all())
-    normal = _normal(atoms)
-    rest = np.linalg.norm(field - (field @ normal) * normal)
-    return bool(rest > 1e-6 * np.linalg.norm(field))
 
 
 def _normal(atoms: Atoms) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mace_polmp.branches import are_far, lattice_of, nearest
 from mace_polmp.cli.common import HelpWithDefaults
-from mace_polmp.cli.suggestions import training_flags
+from mace_polmp.cli.suggestions import ionic_flags, training_flags, usual_charges
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import LABELS, boundary
 
@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
     _energies(frames, values["energy"], report)
     _polarizations(frames, values["polarization"], report)
     charges = _charges(frames, rules.keys["total_charge"], report)
+    _ions(frames, rules.keys, usable, report)
     width = max(len(name) for name, _ in report.rows)
     print(args.file)
     for name, value in report.rows:
@@ -327,6 +328,27 @@ def _polarizations(frames: list[Atoms], labels: dict[int, Any], report: Report) 
             "polarizations above a quarter of the shortest lattice vector times e, in frames "
             f"{_some(far)}: a model that knows nothing yet may follow them to a wrong branch. "
             "Labels of Born charges, or --formal_charges of the ions, lead to the right one"
+        )
+
+
+def _ions(
+    frames: list[Atoms], keys: dict[str, str], usable: dict[str, int], report: Report
+) -> None:
+    """Crystals of ions: what their charges start from is known."""
+    known = usual_charges(frames)
+    if known is None:
+        return
+    if not usable["polarization"]:
+        given = ionic_flags(frames, keys) or f"--formal_charges {known} --epsilon_infinity VALUE"
+        report.notes.append(
+            "these are crystals of ions: of BaTiO3 a model whose charges start from theirs has "
+            f"better forces, stress and Born charges. Add --charge_readout bond {given}"
+            f"{', the measured one' if 'VALUE' in given else ''}"
+        )
+    elif ionic_flags(frames, keys) is None:
+        report.notes.append(
+            f"these are crystals of ions: give --formal_charges {known} with a number for "
+            "--epsilon_infinity, the measured one, instead of learn"
         )
 
 

@@ -1,6 +1,6 @@
 """`mace_polmp demo`: what a model gives, in about a minute and without training.
 
-The model is the package's own (mace_polmp/data/DEMO.md): water with Na+ or Cl− in vacuum,
+The model is the package's own (mace_polmp/data/DEMO.md): water with Na+, Cl−, H3O+ and OH−,
 learned from GFN2-xTB. Steps: a hydrogen bond, vibrations with infrared intensities, Born charges,
 and molecular dynamics of an ion with its first waters.
 """
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     calculator: Any = load_calculator(DEMO_MODEL, default_dtype="float64")
     reference = _reference()
     print(
-        "The model of the package (--model demo): water with Na+ or Cl- in vacuum, "
+        "The model of the package (--model demo): water with Na+, Cl-, H3O+ and OH-, "
         "learned from GFN2-xTB; see mace_polmp/data/DEMO.md for what it is not for.\n"
     )
     molecules = _hydrogen_bond(calculator, reference, out)

@@ -14,12 +14,12 @@ from mace_polmp.analysis.correlation import Array, timestep_of
 from mace_polmp.analysis.hysteresis import Loop, Value, hysteresis_loop
 from mace_polmp.analysis.tables import text_table, with_error
 from mace_polmp.cli.common import named
+from mace_polmp.cli.screening import number_of
 from mace_polmp.cli.trajectory import (
     as_written,
     check_same,
     check_unused,
     column,
-    number_of,
     times_of,
 )
 from mace_polmp.errors import InputError

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
     from mace_polmp.training.flags import check_arguments
     from mace_polmp.training.foundation import check_foundation_model, readable_foundation
     from mace_polmp.training.heads import plain_heads
-    from mace_polmp.training.labels import check_model, check_polarizabilities
+    from mace_polmp.training.labels import check_constraint, check_model, check_polarizabilities
     from mace_polmp.training.options import TrainingOptions
     from mace_polmp.training.statistics import log_multipoles
 
@@ -152,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
     data = check_training_data(args, options, training, foundation)
     known = (foundation is not None, former is not None)
     check_polarizabilities(options, training, data.frames)
+    check_constraint(options, training, data.frames)
     check_bonds(options, training, *known, data.frames, data.elements)
     facts = restarts.facts_of(args, options, data.elements)
     files, _ = restarts.files_of(args)

@@ -6,13 +6,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
 
+from mace_polmp.errors import InputError
+from mace_polmp.labels import read_label
 from mace_polmp.quantities import LABELS, PERIODIC, SLAB, SUGGESTED_WEIGHTS, boundary, find
+from mace_polmp.units import EPS0
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 _LOOKED_AT = 50  # structures, for their molecules
+# Elements that have one charge in nearly all ionic crystals.
+_IONS = {
+    1: "Li Na K Rb Cs Ag",
+    2: "Be Mg Ca Sr Ba Zn Cd Pb",
+    3: "Al Ga In Sc Y La",
+    4: "Si Ge Ti Zr Hf",
+    5: "Nb Ta",
+    -1: "F Cl Br I",
+    -2: "O S Se Te",
+}
+_CHARGES = {atomic_numbers[s]: charge for charge, names in _IONS.items() for s in names.split()}
 
 
 def _for_charges(frames: list[Atoms]) -> str:
@@ -68,11 +83,13 @@ def training_flags(
     bonds = _needs_bonds(frames, keys, counts) and charges <= {0.0}
     if charges - {0.0}:
         flags.append(_for_charges(frames))
+    elif bonds and (ions := ionic_flags(frames, keys)):
+        flags.append(f"--charge_readout bond --induced dipole {ions}")
     elif bonds:
         flags.append("--charge_readout bond --induced dipole")
     elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
         flags.append("--constrain_charge softness")
-    if _is_screened(frames, counts):
+    if _is_screened(frames, counts) and "--formal_charges" not in " ".join(flags):
         flags.append("--epsilon_infinity learn")
     for name in ("energy", "forces", "dipole", "polarization", "polarizability", "born_charges"):
         if counts[name] and (bonds or name not in _of_bonds(frames, keys)):
@@ -80,6 +97,43 @@ def training_flags(
             if name not in ("energy", "forces") and keys[name] != LABELS[name].key:
                 flags.append(f"--{name}_key {keys[name]}")
     return flags
+
+
+def usual_charges(frames: list[Atoms]) -> str | None:
+    """Charges of the ions that structures consist of, as --formal_charges takes them.
+
+    None where an element has no usual one, where a structure is not periodic in three directions,
+    or where its charges do not add up to zero.
+    """
+    elements = sorted({int(z) for atoms in frames for z in atoms.numbers})
+    if not all(z in _CHARGES for z in elements):
+        return None
+    for atoms in frames:
+        if boundary(atoms.pbc) != PERIODIC or sum(_CHARGES[int(z)] for z in atoms.numbers):
+            return None
+    return ",".join(f"{chemical_symbols[z]}:{_CHARGES[z]:d}" for z in elements)
+
+
+def ionic_flags(frames: list[Atoms], keys: dict[str, str]) -> str | None:
+    """--formal_charges of ionic crystals with the ε∞ of their labels; None where one is unknown."""
+    charges, epsilon = usual_charges(frames), mean_permittivity(frames, keys["polarizability"])
+    if charges is None or epsilon is None:
+        return None
+    return f"--formal_charges {charges} --epsilon_infinity {epsilon:.3g}"
+
+
+def mean_permittivity(frames: list[Atoms], key: str) -> float | None:
+    """The mean of the labels of ε∞ of periodic structures, None without any."""
+    found = []
+    for number, atoms in enumerate(frames):
+        if boundary(atoms.pbc) == PERIODIC:
+            try:
+                label = read_label(atoms, "polarizability", key, f"frame {number}")
+            except InputError:  # which is a problem of the report
+                continue
+            if label is not None:
+                found.append(1.0 + np.trace(label) / (3.0 * EPS0 * atoms.get_volume()))
+    return float(np.mean(found)) if found else None
 
 
 def _of_bonds(frames: list[Atoms], keys: dict[str, str]) -> set[str]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mace_polmp.analysis import plots, sampling
+from mace_polmp.analysis.conductivity import at_mean_cell
 from mace_polmp.analysis.correlation import Array, timestep_of
 from mace_polmp.cli.common import checked, make_calculator
+from mace_polmp.cli.screening import asked_permittivity, number_of, with_permittivity
 from mace_polmp.errors import InputError
-from mace_polmp.quantities import check_prediction, is_finite_number
-from mace_polmp.units import EPS0
+from mace_polmp.quantities import check_prediction
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -98,7 +99,10 @@ def read_series(args: argparse.Namespace) -> Series:
         check_unused(args, needed, where)
         found[needed], epsilon = as_written(args, frames, needed, found[needed])
     if written is not None:
-        found["polarizability"] = _screened_by(epsilon, frames, written, where)
+        found["polarizability"] = with_permittivity(epsilon, frames, written, where)
+    if args.kind == "conductivity" and found["dipole"] is not None:
+        cells = np.array([atoms.cell.array for atoms in frames])
+        found["dipole"] = at_mean_cell(found["dipole"], cells)
     temperature = math.nan
     if moving:
         motion = ThermalMotion.of_frames(frames)
@@ -176,18 +180,6 @@ def times_of(frames: list[Any], timestep: float | None, where: str) -> Array:
     return times
 
 
-def number_of(atoms: Any, name: str, number: int, where: str) -> float:
-    """What a frame says under a name.
-
-    Raises:
-        InputError: it is no number.
-    """
-    value = atoms.info[name]
-    if not is_finite_number(value):
-        raise InputError(f"{where}: frame {number}: {name} must be one number, got {value!r}")
-    return float(value)
-
-
 def _integrator_step(atoms: Any, where: str) -> float | None:
     """The time step of the dynamics, fs, if frames say it."""
     if "timestep_fs" not in atoms.info:
@@ -246,26 +238,7 @@ def as_written(
                 f"{where}: molecules of the slab are cut by the cell, the written dipole is not "
                 "that of whole ones; remove 'dipole' from the frames and give --model"
             )
-    said = frames[0].info.get("epsilon_infinity")
-    written = 1.0 if said is None else number_of(frames[0], "epsilon_infinity", 0, where)
-    if not written >= 1.0:
-        raise InputError(f"{where}: frame 0: epsilon_infinity must be 1 or more, got {written:g}")
-    asked = args.epsilon_infinity
-    if asked is not None and not (math.isfinite(asked) and asked >= 1.0):
-        raise InputError(f"--epsilon_infinity must be a number of 1 or more, got {asked}")
-    if args.divide_by_chi and not bool(frames[0].info.get("divided_by_chi", False)):
-        raise InputError(
-            f"--divide_by_chi: the {name} of {where} was written without it; remove it from the "
-            "frames and give --model to compute it, or run md with the option"
-        )
-    if asked is None or asked == written or not frames[0].pbc.all():
-        return series, written
-    if said is None:
-        raise InputError(
-            f"--epsilon_infinity {asked:g}: the frames of {where} do not say which permittivity "
-            f"their {name} was multiplied with; leave the option out, or remove '{name}' from the "
-            "frames and give --model to compute it"
-        )
+    written, asked = asked_permittivity(args, frames, name, where)
     return series * math.sqrt(asked / written), asked
 
 
@@ -281,23 +254,6 @@ def _check_constant_screening(args: argparse.Namespace, frames: list[Atoms], whe
             "structure away, which a Raman spectrum is made of; leave it out, and give "
             "--epsilon_infinity divided by a fixed 1 + χ"
         )
-
-
-def _screened_by(epsilon: float, frames: list[Any], series: Array, where: str) -> Array:
-    """Written polarizabilities with another ε_e than that of the frames, [n_times, 3, 3].
-
-    ε∞ = 1 + α/(eps0 V) of a periodic structure is in proportion to ε_e (observables.py).
-    """
-    said = frames[0].info.get("epsilon_infinity")
-    if said is None or not frames[0].pbc.all():
-        return series
-    vacuum = EPS0 * np.array([atoms.get_volume() for atoms in frames])[:, None, None]
-    own = number_of(frames[0], "epsilon_infinity", 0, where)
-    if "defines_polarization" not in frames[0].info:  # of earlier versions: without any ε_e
-        is_divided = bool(frames[0].info.get("divided_by_chi", False))
-        own = 1.0 + is_divided * float(np.trace((series / vacuum).mean(0))) / 3.0
-    out: Array = epsilon / own * series + (epsilon / own - 1.0) * vacuum * np.eye(3)
-    return out
 
 
 def _check_jumps(frames: list[Any], dipole: Array, where: str) -> None:

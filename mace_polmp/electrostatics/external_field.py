@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from mace_polmp.electrostatics.multipoles import Multipoles
 from mace_polmp.electrostatics.sums import AtomSums
+
+_ROUNDING = 1e-6  # of the size of a field
 
 
 def acting_on_charges(external_field: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
@@ -26,6 +29,21 @@ def acting_on_charges(external_field: Tensor, cell: Tensor, pbc: Tensor) -> Tens
     along = (external_field * normal).sum(1, keepdim=True) * normal
     in_slab = torch.where(n_periodic == 2, along, torch.zeros_like(along))
     return torch.where(n_periodic == 0, external_field, in_slab)
+
+
+def is_along_periodic(field: Tensor, cell: Tensor, pbc: Sequence[bool]) -> bool:
+    """Whether a field has a part along periodic directions, where a charge has no energy in it.
+
+    Args:
+        field: [3], V/Å.
+        cell: [3, 3], Å.
+        pbc: of x, y and z.
+    """
+    field = field.detach().cpu().double().view(1, 3)
+    flags = torch.tensor([[bool(flag) for flag in pbc]])
+    rest = field - acting_on_charges(field, cell.detach().to(field).view(1, 3, 3), flags)
+    size = torch.linalg.vector_norm
+    return bool(size(rest) > _ROUNDING * size(field))
 
 
 @dataclass(frozen=True, eq=False)

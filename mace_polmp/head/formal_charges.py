@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
+
 from mace_polmp.errors import InputError
 
 # The head works without ase, which has this table as well.
@@ -39,3 +42,18 @@ def formal_charges(text: str) -> dict[int, float]:
             )
         found[number] = charge
     return found
+
+
+def screened(text: str, epsilon_infinity: float | str, atomic_numbers: list[int]) -> Tensor:
+    """Formal charges of the elements as they are in the energy, [n_elements], e: over √ε∞.
+
+    Args:
+        text: as of formal_charges.
+        epsilon_infinity: of the options; without formal charges it may be a text.
+        atomic_numbers: the elements.
+    """
+    given, permittivity = formal_charges(text), 1.0
+    if given and not isinstance(epsilon_infinity, str):
+        permittivity = epsilon_infinity
+    charges = torch.tensor([given.get(int(z), 0.0) for z in atomic_numbers])
+    return charges.to(torch.get_default_dtype()) / math.sqrt(permittivity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from e3nn import o3
@@ -84,6 +85,10 @@ class LongRangeHead(torch.nn.Module):
         if self.options.epsilon_infinity == LEARN:
             # ε∞ = 1 + softplus of this
             self.raw_permittivity = torch.nn.Parameter(torch.zeros(()))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.options = self.readouts.options  # brought up to date with them
 
     @classmethod
     def of_parts(

@@ -10,6 +10,7 @@ have of their own and what moves along edges.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from e3nn import o3
@@ -27,9 +28,10 @@ from mace_polmp.head.convolutions import (
     EquivariantLift,
     moments_of_bonds,
 )
+from mace_polmp.head.earlier import bring_up_to_date
 from mace_polmp.head.electronegativity import electropositivity
 from mace_polmp.head.features import feature_slices, gathered
-from mace_polmp.head.formal_charges import formal_charges
+from mace_polmp.head.formal_charges import formal_charges, screened
 from mace_polmp.head.layer_charges import LayerCharges
 from mace_polmp.head.options import BOND, LongRangeOptions
 
@@ -133,7 +135,8 @@ class MultipoleReadouts(torch.nn.Module):
         )
         self.bond_softness = BondSoftness(cutoff) if options.induces_bonds else None
         if self.has_bonds:
-            self.register_buffer("formal", _formal_of(options, atomic_numbers), persistent=False)
+            formal = screened(options.formal_charges, options.epsilon_infinity, atomic_numbers)
+            self.register_buffer("formal", formal, persistent=False)
         # 1 or −1: energies do not know the sign that all multipoles have in common.
         self.register_buffer("orientation", torch.ones((), dtype=torch.get_default_dtype()))
         # Symmetric traceless matrices of norm 1, one for each component of l = 2.
@@ -142,6 +145,10 @@ class MultipoleReadouts(torch.nn.Module):
             "_quadrupole_basis", basis.to(torch.get_default_dtype()), persistent=False
         )
         self._initialize(atomic_numbers, initial_scale)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        bring_up_to_date(self)
 
     def _initialize(self, atomic_numbers: list[int], scale: float) -> None:
         """Small random values around charges that follow electronegativity.
@@ -386,12 +393,3 @@ class MultipoleReadouts(torch.nn.Module):
     def _to_cartesian(self, components: Tensor) -> Tensor:
         """l = 2 components [n_atoms, 5] to a symmetric traceless tensor [n_atoms, 3, 3]."""
         return small_product(components, self._quadrupole_basis.flatten(1)).view(-1, 3, 3)
-
-
-def _formal_of(options: LongRangeOptions, atomic_numbers: list[int]) -> Tensor:
-    """Formal charges of the elements, [n_elements], e, as they are in the energy."""
-    given, permittivity = formal_charges(options.formal_charges), 1.0
-    if given and not isinstance(options.epsilon_infinity, str):
-        permittivity = options.epsilon_infinity
-    charges = torch.tensor([given.get(int(z), 0.0) for z in atomic_numbers])
-    return charges.to(torch.get_default_dtype()) / math.sqrt(permittivity)

@@ -61,7 +61,7 @@ def labelled_outputs(model: MultipoleMACE, graph: Graph, out: HeadOutput) -> dic
         found["polarization"] = out.dipole * screening(model, graph)[:, None]
     if "polarizability" in model.asked_labels:
         found["cell_polarizability"] = _polarizability(model, graph, out)
-    if "charges" in model.asked_labels:
+    if model.asked_labels & {"charges", "total_charge"}:
         found["physical_charges"] = out.charges * screening(model, graph)[graph.batch]
     return found
 

@@ -151,23 +151,8 @@ class MultipoleMACE(ScaleShiftMACE):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        readouts, version = self.multipole_readouts, self.format_version
-        self.format_version = max(version, FORMAT_VERSION)
-        if version < 6:  # before charges were induced along edges
-            readouts.bond_softness = None
-        if version < 5:  # before anything was induced self-consistently
-            self.long_range_options = replace(self.long_range_options, response="one_step")
-            readouts.options = self.long_range_options
-        if version < 4:  # before charges were read layer by layer
-            readouts.layers = None
-        if version < 3:  # before sums over wave vectors had a soft edge
-            self.long_range_options = replace(self.long_range_options, kspace_taper=0.0)
-            readouts.options = self.long_range_options
-        if version < 2:  # before charges moved along edges
-            self.long_range_options = replace(self.long_range_options, charge_readout="atomic")
-            readouts.options = self.long_range_options
-            readouts.transfer = None
-            readouts.register_buffer("orientation", torch.ones_like(readouts.element_bias[0, 0]))
+        self.format_version = max(self.format_version, FORMAT_VERSION)
+        self.long_range_options = self.multipole_readouts.options  # brought up to date with them
 
     @property
     def epsilon_infinity(self) -> Tensor | float:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from mace_polmp.electrostatics import BondResponse, Multipoles, ResponseCoefficients
-from mace_polmp.electrostatics.external_field import acting_on_charges
+from mace_polmp.electrostatics.external_field import is_along_periodic
 from mace_polmp.errors import InputError
 from mace_polmp.head import LongRangeOptions
 from mace_polmp.parallel.halo import gathered
 from mace_polmp.parallel.processes import Processes
-
-_NONE = 1e-6  # of a field, along periodic directions: rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +84,9 @@ def check_field(
     """
     if field is None or (options.defines_polarization and not options.formal_charges):
         return
-    field = field.double().view(1, 3)
-    acting = acting_on_charges(field, cell.to(field)[None], torch.tensor([list(pbc)]))
-    if float((field - acting).abs().max()) > _NONE * float(field.abs().max()):
+    if is_along_periodic(field, cell, pbc):
         raise InputError(
-            f"external_field {field[0].tolist()} along a periodic direction: the energy of a "
+            f"external_field {field.view(3).tolist()} along a periodic direction: the energy of a "
             "charge is not defined there; a model with --charge_readout bond and without formal "
             "charges has one"
         )

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mace_polmp.analysis.sampling import whole_molecules
 from mace_polmp.calculators.ase_calculator import MultipoleMACECalculator
 from mace_polmp.calculators.checks import check_field, check_screening, has_formal_charges
+from mace_polmp.calculators.fields import permittivities
 from mace_polmp.errors import InputError
 from mace_polmp.files import locked, make_folder
 from mace_polmp.repeatable import repeatable
@@ -312,6 +313,13 @@ def _check(atoms: Atoms, calculator: MultipoleMACECalculator, settings: MDSettin
         raise InputError(
             "observable polarizability: the model has no induced dipoles; train with --induced "
             "dipole or both, or leave it out"
+        )
+    each = permittivities(calculator)
+    if atoms.pbc.all() and np.ptp(each) > 0:
+        values = " and ".join(f"{value:.4g}" for value in each)
+        logger.warning(
+            f"the models have epsilon_infinity {values}: dipoles and currents are means of what "
+            f"each gives with its own, and frames say the mean, {each.mean():.4g}"
         )
     is_slab = atoms.pbc.any() and not atoms.pbc.all()
     if "current" in settings.observables and is_slab and not calculator.defines_polarization:

@@ -8,6 +8,8 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mace_polmp.calculators.checks import has_formal_charges
+from mace_polmp.calculators.fields import permittivities
 from mace_polmp.simulation.fields import PeriodicField
 from mace_polmp.simulation.temperature import INFO, RESTS, ThermalMotion
 
@@ -88,6 +90,10 @@ def make_frame(
     if atoms.pbc.all():  # what makes physical charges of latent ones
         info["epsilon_infinity"] = calculator.permittivity()
         info["divided_by_chi"] = calculator.divide_by_chi
+        info["formal_charges"] = has_formal_charges(calculator.models)
+        each = permittivities(calculator)
+        if np.ptp(each) > 0:  # of a committee: what is written is a mean of several screenings
+            info["epsilon_infinity_of_models"] = each
     if atoms.pbc.any():  # whether the dipole is that of the polarization
         info["defines_polarization"] = calculator.defines_polarization
     if calculator.has_field:

@@ -9,7 +9,7 @@ from mace_polmp.errors import InputError
 from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.labels import weight_of
 from mace_polmp.modules import LongRangeOptions
-from mace_polmp.quantities import OPEN, SLAB, boundary, find
+from mace_polmp.quantities import OPEN, PERIODIC, SLAB, boundary, find
 from mace_polmp.structures import is_isolated_atom, total_charge
 from mace_polmp.training.options import TrainingOptions
 
@@ -37,8 +37,9 @@ def check_bonds(
     Raises:
         InputError: a weight of total charges, formal charges that a foundation model without a
             head would meet at their full size, those of elements that no structure has, structures
-            with another charge than the sum of their formal charges, and polarizations of slabs
-            beside formal charges that are screened.
+            with another charge than the sum of their formal charges, and labels that need whole
+            formal charges where these are screened: polarizations of slabs, dipoles and charges of
+            ions.
     """
     if not options.defines_polarization:
         return
@@ -65,8 +66,8 @@ def check_bonds(
         for number, atoms in enumerate(structures):
             where = f"{path}: frame {number}"
             _check_sum(charges, atoms, training.key("total_charge"), where)
-            if charges and options.epsilon_infinity != 1.0 and "polarization" in training.used:
-                _check_slab(options, atoms, training.key("polarization"), where)
+            if charges and options.epsilon_infinity != 1.0:
+                _check_unscreened(options, training, atoms, where)
 
 
 def _check_sum(charges: dict[int, float], atoms: Atoms, key: str, where: str) -> None:
@@ -88,13 +89,28 @@ def _check_sum(charges: dict[int, float], atoms: Atoms, key: str, where: str) ->
         )
 
 
-def _check_slab(options: LongRangeOptions, atoms: Atoms, key: str, where: str) -> None:
-    """Refuse a polarization of a slab, whose formal charges would be no whole numbers."""
-    has_label = find(atoms, key) is not None and weight_of(atoms, "polarization", where) > 0
-    if boundary(atoms.pbc) == SLAB and has_label:
-        raise InputError(
-            f"{where}: has a label of polarization and is a slab, where formal charges are not "
-            "screened: this needs --epsilon_infinity 1, got "
-            f"{options.epsilon_infinity}. Give the frame config_polarization_weight=0, or leave "
-            "--formal_charges out"
-        )
+def _check_unscreened(
+    options: LongRangeOptions, training: TrainingOptions, atoms: Atoms, where: str
+) -> None:
+    """Refuse labels of a slab or an open structure whose formal charges would be no whole numbers.
+
+    They are divided by √ε∞ in every structure, and multiplied by it in periodic ones alone.
+    """
+    kind = boundary(atoms.pbc)
+    if kind == PERIODIC:
+        return
+    formal = formal_charges(options.formal_charges)
+    total = sum(q * int((atoms.numbers == z).sum()) for z, q in formal.items())
+    names = ["polarization"] if kind == SLAB else []
+    if abs(total) > _SAME:  # of neutral ones, what moves along bonds makes up for it
+        names += ["dipole", "born_charges", "charges"]
+    for name in names:
+        has_label = find(atoms, training.key(name)) is not None
+        if name in training.used and has_label and weight_of(atoms, name, where) > 0:
+            what = "a slab" if kind == SLAB else f"an open structure of {total:g} e"
+            raise InputError(
+                f"{where}: has a label of {name.replace('_', ' ')} and is {what}, where formal "
+                f"charges are not screened: this needs --epsilon_infinity 1, got "
+                f"{options.epsilon_infinity}. Give the frame config_{name}_weight=0, or leave "
+                "--formal_charges out"
+            )

@@ -25,7 +25,7 @@ from mace_polmp.reading import shown
 from mace_polmp.structures import check_structure, is_isolated_atom, read_structures
 from mace_polmp.training import atomic_energies
 from mace_polmp.training.heads import keys_of, parse_heads
-from mace_polmp.training.labels import check_presence
+from mace_polmp.training.labels import check_no_labels, check_presence
 from mace_polmp.training.options import ELECTRICAL_LABELS, TrainingOptions
 from mace_polmp.upstream.data import isolated_energy
 
@@ -108,6 +108,8 @@ def check_training_data(
         for kind in ("train_file", "valid_file", "test_file"):
             for path in normalize_file_paths(head.files[kind] or []):
                 is_read = _reads_with_ase(path)
+                if not is_read and not head.replay:
+                    check_no_labels(path, training)
                 frames, counts = _check_file(path, head.rules, engine) if is_read else ([], None)
                 kept = [a for a in frames if args.keep_isolated_atoms or not is_isolated_atom(a)]
                 found = {int(z) for atoms in kept for z in atoms.numbers}
@@ -217,15 +219,9 @@ def _check_labels_exist(
     args: argparse.Namespace,
     training: TrainingOptions,
 ) -> None:
-    """Refuse a weight of a label that no training frame has, or no data could."""
+    """Refuse a weight of a label that no training frame has."""
     path = str(head.files["train_file"])
     if not frames:
-        for name in ("polarization", "born_charges", "total_charge"):
-            if name in training.used:
-                raise InputError(
-                    f"{path}: HDF5 and LMDB files have no labels for --{name}_weight; train on a "
-                    "file that ASE reads, for instance extended XYZ"
-                )
         return
     check_presence(counts, training, len(frames), path, frames[0])
     for name in sorted(head.rules.used - set(training.used)):

@@ -9,6 +9,7 @@ from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.head.options import LEARN
 from mace_polmp.labels import names_in, read_label, weight_of
 from mace_polmp.modules import LongRangeOptions
+from mace_polmp.structures import total_charge
 from mace_polmp.training.options import TrainingOptions
 
 
@@ -34,6 +35,26 @@ def check_presence(
                 f"--{name}_weight asks for; name it with --{name}_key (the first frame has "
                 f"{names_in(example)})"
             )
+
+
+def check_no_labels(path: str, options: TrainingOptions) -> None:
+    """Refuse electrical labels of a file that is not read here: none of them would be checked.
+
+    mace_prepare_data writes neither ε∞, polarizations nor Born charges into HDF5, and LMDB gives
+    energies, forces and stress.
+
+    Args:
+        path: of a file in HDF5 or LMDB.
+        options: weights of electrical labels.
+
+    Raises:
+        InputError: one of them has a weight.
+    """
+    for name in options.used:
+        raise InputError(
+            f"{path}: HDF5 and LMDB files have no labels for --{name}_weight; train on a file that "
+            "ASE reads, for instance extended XYZ"
+        )
 
 
 def check_model(options: LongRangeOptions, training: TrainingOptions) -> None:
@@ -62,6 +83,38 @@ def check_model(options: LongRangeOptions, training: TrainingOptions) -> None:
             f"{options.formal_charges}: a polarization is known up to e times lattice vectors, and "
             "an ion that is moved by one must change it by a whole number of them"
         )
+
+
+def check_constraint(
+    options: LongRangeOptions, training: TrainingOptions, frames: dict[str, list[Atoms]]
+) -> None:
+    """Refuse charged cells whose screened charges would sum to the total charge.
+
+    constrain_charge is for the charges in the energy. Physical ones are √ε∞ larger in a cell.
+
+    Args:
+        options: settings of the head.
+        training: weights and keys of electrical labels.
+        frames: structures by file.
+
+    Raises:
+        InputError: names the first.
+    """
+    if options.constrain_charge == "none" or options.epsilon_infinity == 1.0:
+        return
+    key = training.key("total_charge")
+    for path, structures in frames.items():
+        for number, atoms in enumerate(structures):
+            where = f"{path}: frame {number}"
+            charge = total_charge(atoms, where, key) if atoms.pbc.all() else None
+            if charge:
+                raise InputError(
+                    f"{where}: is periodic and has a total charge of {charge:g} e. With "
+                    f"--constrain_charge {options.constrain_charge} and --epsilon_infinity "
+                    f"{options.epsilon_infinity} the screened charges in the energy would sum to "
+                    "it, and physical ones to √ε∞ times as much. Give --total_charge_weight in "
+                    "place of --constrain_charge, or --epsilon_infinity 1, or remove the frame"
+                )
 
 
 def check_polarizabilities(

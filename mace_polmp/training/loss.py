@@ -39,7 +39,8 @@ class ElectricalLoss(torch.nn.Module):
     Each of the electrical terms is a mean over the structures of a batch, zero where a structure
     has no label: of the squared components of the dipole and the polarization (e Å)², the
     polarizability (e² Å²/eV)² and the total charge e², divided by the number of atoms; of Born
-    charges and charges of atoms e² the mean over atoms and components. Labels of the polarization
+    charges and charges of atoms e² the mean over atoms and components. All charges are physical
+    ones (labelled_outputs), those that sum to the total charge too. Labels of the polarization
     are moved to the branch that is nearest to the prediction. Weights of structures and labels
     (config_weight, config_dipole_weight, …) multiply them.
 
@@ -117,7 +118,9 @@ def label_pair(ref: Batch, pred: TensorDict, name: str) -> tuple[Tensor, Tensor,
     n_structures = ref.ptr.numel() - 1
     weight = ref[f"{name}_weight"].view(n_structures, -1)[:, 0]
     if name == "total_charge":
-        predicted = pred["charges"].new_zeros(n_structures).index_add(0, ref.batch, pred["charges"])
+        charges = pred.get("physical_charges")
+        charges = pred["charges"] if charges is None else charges
+        predicted = charges.new_zeros(n_structures).index_add(0, ref.batch, charges)
         return ref["total_charge"].view(-1, 1), predicted[:, None], weight
     physical = pred.get(_PHYSICAL.get(name, name))
     predicted = pred[name] if physical is None else physical

@@ -106,6 +106,19 @@ def test_refusals():
     refused("needs a current or a dipole", current=None)
     refused("volume must be a positive number", volume=0.0)
     refused("temperature must be a positive number", temperature=np.nan)
-    refused("too short for lags up to 1 ps; at least 8 ps", lag=1000.0)
+    refused("400 frames is too short for lags up to 0.4 ps, 100 frames: at least 700", lag=400.0)
+    refused("701 frames are needed, 2.8 ps", current=None, moment=current, lag=400.0)
     refused("has 3 frames, at least 8 are needed", lag=12.0)
     refused("the longest lag must be a positive", lag=-1.0)
+
+
+def test_the_shortest_run_is_the_one_that_the_message_names():
+    """Seven times the lag; with the dipole, whose changes are the current, a frame more."""
+    values = np.random.default_rng(0).normal(size=(701, 3)).cumsum(0)
+    for name, needed in (("current", 700), ("moment", 701)):
+        conductivity(VOLUME, TEMPERATURE, 4.0, lag=400.0, **{name: values[:needed]})
+        with pytest.raises(InputError, match=f"{needed - 1} frames .* at least {needed} frames"):
+            conductivity(VOLUME, TEMPERATURE, 4.0, lag=400.0, **{name: values[: needed - 1]})
+        conductivity(VOLUME, TEMPERATURE, 4.0, **{name: values[: needed - 500]})
+        with pytest.raises(InputError, match=f"{needed - 501} frames, at least {needed - 500} are"):
+            conductivity(VOLUME, TEMPERATURE, 4.0, **{name: values[: needed - 501]})

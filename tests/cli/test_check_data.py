@@ -10,6 +10,7 @@ from ase.io import write
 from mace_polmp.cli.main import main
 from mace_polmp.cli.run_train import main as run_train
 from mace_polmp.structures import as_slab
+from mace_polmp.units import EPS0
 from tests.cli.runs import flags, log_of, open_frames, periodic_frames, write_data
 from tests.helpers import rock_salt, wet_slab
 
@@ -244,3 +245,34 @@ def test_isolated_atoms_of_some_elements_leave_the_others_to_averages(tmp_path, 
         frames.append(Atoms(symbol, info=info))
     text, _ = check(capsys, write_data(tmp_path, frames))
     assert "--E0s" not in text.partition("flags:")[2]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_crystals_of_ions(tmp_path, capsys, labelled):
+    """Charges of the ions, with the permittivity of the labels: 1 + α/(eps0 V)."""
+    frames = [rock_salt() for _ in range(4)]
+    for number, atoms in enumerate(frames):
+        atoms.rattle(0.02, seed=number)
+        atoms.info["REF_energy"] = -20.0 - 0.1 * number
+        atoms.arrays["REF_forces"] = np.zeros((len(atoms), 3))
+        if labelled:
+            charges = np.select([atoms.numbers == 11, atoms.numbers == 17], [1.0, -1.0])
+            atoms.info["REF_polarization"] = charges @ atoms.positions
+            atoms.info["REF_polarizability"] = 1.25 * EPS0 * atoms.get_volume() * np.eye(3)
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    notes, _, suggested = text.partition("flags:")
+    if labelled:
+        wanted = "--charge_readout bond --induced dipole --formal_charges Na:1,Cl:-1"
+        assert f"{wanted} --epsilon_infinity 2.25" in suggested
+        assert "--epsilon_infinity learn" not in suggested
+    else:
+        assert "--formal_charges Na:1,Cl:-1 --epsilon_infinity VALUE, the measured one" in notes
+        assert "--formal_charges" not in suggested
+
+
+def test_molecules_and_odd_crystals_are_none_of_ions(tmp_path, capsys):
+    salt = rock_salt()
+    salt.numbers[0] = 17  # one Cl more, one Na less
+    salt.info["REF_energy"], salt.arrays["REF_forces"] = -1.0, np.zeros((len(salt), 3))
+    for frames in ([salt, salt], open_frames(3)):
+        assert "crystals of ions" not in check(capsys, write_data(tmp_path, frames))[0]

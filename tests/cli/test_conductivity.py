@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.io import read, write
 from scipy.signal import lfilter
 
+from mace_polmp.analysis.conductivity import at_mean_cell
 from mace_polmp.calculators import MultipoleMACECalculator
 from mace_polmp.cli.main import main
 from mace_polmp.modules import LongRangeOptions
@@ -111,17 +112,76 @@ def test_what_has_no_conductivity_is_refused(tmp_path, capsys):
     )
 
 
-def test_currents_of_a_run_are_the_changes_of_its_dipole(tmp_path):
-    """Of a model with bond charges, ∫ J dt = ΔM, with the error of the trapezoidal rule."""
-    options = LongRangeOptions(
-        charge_readout="bond", formal_charges="Na:1,Cl:-1", induced="dipole", epsilon_infinity=2.0
-    )
-    calculator = MultipoleMACECalculator(models=random_model(options))
-    how = MDSettings(every=1, timestep=0.25, observables=("dipole", "current"))
-    run_md(rock_salt(), calculator, how, 12, tmp_path)
-    frames = read(tmp_path / "trajectory.xyz", ":")
+OPTIONS = LongRangeOptions(
+    charge_readout="bond", formal_charges="Na:1,Cl:-1", induced="dipole", epsilon_infinity=2.0
+)
+
+
+def ran(folder, start=None, **changes):
+    """Current and dipole of a run of 3 fs, the integral of the current, and the cells."""
+    calculator = MultipoleMACECalculator(models=random_model(OPTIONS))
+    how = MDSettings(every=1, timestep=0.25, observables=("dipole", "current"), **changes)
+    run_md(rock_salt() if start is None else start, calculator, how, 12, folder)
+    frames = read(folder / "trajectory.xyz", ":")
+    assert all(frame.info["formal_charges"] for frame in frames)
     current = np.array([frame.info["current"] for frame in frames])
     moment = np.array([frame.get_dipole_moment() for frame in frames])
     change = 0.25 * np.cumsum(0.5 * (current[1:] + current[:-1]), axis=0)
+    return moment, change, np.array([frame.cell.array for frame in frames])
+
+
+def test_currents_of_a_run_are_the_changes_of_its_dipole(tmp_path):
+    """Of a model with bond charges, ∫ J dt = ΔM, with the error of the trapezoidal rule."""
+    moment, change, _ = ran(tmp_path)
     largest = np.abs(moment - moment[0]).max()
     np.testing.assert_allclose(change, moment[1:] - moment[0], atol=2e-3 * largest)
+
+
+def test_currents_of_a_run_with_a_barostat_leave_its_motion_out(tmp_path):
+    """An image of an ion far away makes the dipole follow the cell, and no current.
+
+    In 3 fs the edge shrinks by 0.4 %. Changes of the dipole in the coordinates of the cell are the
+    integral of the current but for what the strain does to charges and induced dipoles.
+    """
+    start = rock_salt()
+    start.positions[0] += 5 * start.cell[0]
+    moment, change, cells = ran(tmp_path, start, ensemble="npt", pressure=2e4, pressure_time=200.0)
+    assert np.ptp(cells[:, 0, 0]) > 0.01
+    largest = np.abs(change).max()
+    assert np.abs(moment[1:] - moment[0] - change).max() > 5 * largest
+    reduced = at_mean_cell(moment, cells)
+    np.testing.assert_allclose(reduced[1:] - reduced[0], change, atol=1e-2 * largest)
+
+
+def test_a_cell_that_breathes_changes_nothing(tmp_path, capsys):
+    """Whichever image of an ion is written: 40 cells away it would be all there is to see."""
+    rng = np.random.default_rng(5)
+    edges = 1.0 + 0.01 * lfilter([0.3], [1.0, -0.95], rng.normal(size=6000))
+    for image in (0, 40):
+        frames = frames_of(6000, "dipole", defines_polarization=True)
+        for atoms, edge in zip(frames, edges, strict=True):
+            atoms.set_cell(edge * atoms.cell)
+            atoms.info["dipole"] = edge * (atoms.info["dipole"] + [image * EDGE, 0, 0])
+        write(tmp_path / "run.xyz", frames)
+        out = run(tmp_path / "run.xyz", capsys, "--lag", "400")
+        for value, error in values_of(out):
+            assert value == pytest.approx(expected(), abs=3.5 * error)
+            assert error < 0.25 * value
+
+
+@pytest.mark.parametrize("formal", [True, False, None])
+def test_another_permittivity_leaves_formal_charges_whole(tmp_path, capsys, formal):
+    """Learned charges are multiplied by its root. Formal ones are not: refused."""
+    info = {} if formal is None else {"formal_charges": formal}
+    frames = frames_of(2000, "dipole", defines_polarization=True, epsilon_infinity=2.0, **info)
+    write(tmp_path / "run.xyz", frames)
+    before = values_of(run(tmp_path / "run.xyz", capsys, "--epsilon_infinity", "2"))
+    if formal is False:
+        after = values_of(run(tmp_path / "run.xyz", capsys, "--epsilon_infinity", "8"))
+        assert after[1][0] == pytest.approx(4.0 * before[1][0], rel=2e-2)  # of what is printed
+        return
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run.xyz", capsys, "--epsilon_infinity", "8")
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and "formal charges, which stay whole with every" in error
+    assert ("do not say (formal_charges)" in error) == (formal is None)

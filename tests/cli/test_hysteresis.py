@@ -67,12 +67,21 @@ def test_the_area_of_the_loop_is_the_work_of_the_field(ran, capsys):
         assert (ran / "run" / f"trajectory_hysteresis.{ending}").stat().st_size > 10000
 
 
-def test_another_permittivity_changes_charges_and_field(ran, capsys):
-    """By its root and one over it: formal charges forbid it for the model, not for a table."""
-    spectrum(ran)
-    before = loop_of(ran)
-    spectrum(ran, "--epsilon_infinity", "9.2")
-    after = loop_of(ran)
+def test_another_permittivity_changes_charges_and_field(ran, tmp_path, capsys):
+    """By its root and one over it; formal charges stay whole, and frames with them forbid it."""
+    path = str(ran / "run" / "trajectory.xyz")
+    assert "formal charges, which stay whole" in refused(capsys, path, "--epsilon_infinity", "9.2")
+    frames = read(path, ":")
+    for frame in frames:
+        assert frame.info["formal_charges"]
+        frame.info["formal_charges"] = False
+    write(tmp_path / "run.xyz", frames)
+    tables = []
+    for name, more in (("before", []), ("after", ["--epsilon_infinity", "9.2"])):
+        base = str(tmp_path / name)
+        main(["spectrum", "hysteresis", str(tmp_path / "run.xyz"), "--output", base, *more])
+        tables.append(np.genfromtxt(f"{base}.csv", delimiter=",", names=True))
+    before, after = tables
     np.testing.assert_allclose(after["field_VA"], 0.5 * before["field_VA"], rtol=1e-9)
     np.testing.assert_allclose(after["polarization_eA2"], 2.0 * before["polarization_eA2"])
     areas = re.findall(r"\| +(\S+) meV per cell", capsys.readouterr().out)

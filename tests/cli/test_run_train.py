@@ -14,6 +14,7 @@ from mace_polmp.cli.run_train import asked_options, build_parser, main
 from mace_polmp.modules import LongRangeOptions, MultipoleMACE
 from mace_polmp.modules.backbone import double_e0s
 from mace_polmp.modules.io import load_model
+from mace_polmp.training.options import ELECTRICAL_LABELS
 from tests.cli.runs import (
     flags,
     log_of,
@@ -370,6 +371,26 @@ def test_lmdb_data(tmp_path):
         E0s="{11: -1.0, 17: -1.0}",
     )
     assert isinstance(model, MultipoleMACE)
+
+
+@pytest.mark.parametrize("kind", ["train_file", "valid_file"])
+@pytest.mark.parametrize("name", ELECTRICAL_LABELS)
+def test_electrical_labels_of_hdf5_and_lmdb_are_refused(tmp_path, capsys, name, kind):
+    """Of polarizabilities, ε∞ among them: mace_prepare_data does not write REF_epsilon_infinity."""
+    crystals = periodic_frames(6)
+    for atoms in crystals:
+        atoms.info["REF_epsilon_infinity"] = 2.3
+    files = {"train_file": write_data(tmp_path, crystals), "valid_file": None}
+    for ending in ("h5", "aselmdb"):
+        other = tmp_path / f"data.{ending}"
+        other.touch()  # refused before it is opened
+        more = {f"{name}_weight": 1.0}
+        more |= {"charge_readout": "bond", "induced": "dipole"} if name == "polarization" else {}
+        with pytest.raises(SystemExit) as stopped:
+            main(flags(tmp_path / "w", model="MultipoleMACE", **{**files, kind: other}, **more))
+        error = capsys.readouterr().err
+        assert stopped.value.code == 1 and not (tmp_path / "w").exists()
+        assert f"data.{ending}: HDF5 and LMDB files have no labels for --{name}_weight" in error
 
 
 def test_plots_are_drawn(tmp_path):

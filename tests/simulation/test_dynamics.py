@@ -11,6 +11,7 @@ from ase.io import read
 from ase.io.trajectory import Trajectory
 
 from mace_polmp.calculators import MultipoleMACECalculator
+from mace_polmp.cli.main import main
 from mace_polmp.errors import InputError
 from mace_polmp.files import locked
 from mace_polmp.modules import LongRangeOptions
@@ -51,6 +52,32 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, ensemble):
         frames = read(tmp_path / folder / "trajectory.traj", ":")
         assert len(frames) == 7
         np.testing.assert_allclose(frames[-1].positions, whole.positions, atol=1e-8)
+
+
+def test_frames_of_a_committee_say_the_permittivity_of_each_model(tmp_path, caplog, capsys):
+    """What is written is the mean of physical dipoles, each with the root of its own ε∞."""
+    models = [random_model(LongRangeOptions(epsilon_infinity=e), seed=int(e)) for e in (2.0, 3.0)]
+    how = settings(observables=("dipole", "current"), every=1)
+    moments = []
+    for model, epsilon in zip(models, (2.0, 3.0), strict=True):
+        atoms = rock_salt("triclinic")
+        atoms.calc = MultipoleMACECalculator(models=model, epsilon_infinity=1.0)
+        moments.append(np.sqrt(epsilon) * atoms.get_dipole_moment())
+    both = MultipoleMACECalculator(models=models)
+    run_md(rock_salt("triclinic"), both, how, 1, tmp_path / "both")
+    path = tmp_path / "both" / "trajectory.xyz"
+    first = read(path, 0)
+    np.testing.assert_allclose(first.get_dipole_moment(), np.mean(moments, axis=0), atol=1e-6)
+    assert first.info["epsilon_infinity"] == 2.5 and not first.info["formal_charges"]
+    np.testing.assert_array_equal(first.info["epsilon_infinity_of_models"], [2.0, 3.0])
+    assert "the models have epsilon_infinity 2 and 3: dipoles and currents are means" in caplog.text
+    with pytest.raises(SystemExit):
+        main(["spectrum", "ir", str(path), "--epsilon_infinity", "2.5"])
+    error = capsys.readouterr().err
+    assert "is the mean of models whose epsilon_infinity is 2 and 3" in error
+    same = MultipoleMACECalculator(models=models, epsilon_infinity=2.5)
+    run_md(rock_salt("triclinic"), same, how, 1, tmp_path / "same")
+    assert "epsilon_infinity_of_models" not in read(tmp_path / "same" / "trajectory.xyz", 0).info
 
 
 def test_frames_hold_what_was_asked_for(tmp_path):

@@ -1,5 +1,6 @@
 """With bond charges a structure has the charge of its atoms: what does not fit is refused."""
 
+import numpy as np
 import pytest
 from ase import Atoms
 
@@ -32,6 +33,15 @@ def polarized(atoms, **more):
     return atoms
 
 
+def with_label(name):
+    """H3O+ with a label."""
+    atoms = charged(Atoms("H3O", [[0, 0, k] for k in range(4)]), 1.0)
+    values = {"dipole": np.zeros(3), "born_charges": np.zeros((4, 9)), "charges": np.zeros(4)}
+    place = atoms.info if name == "dipole" else atoms.arrays
+    place[f"REF_{name}"] = values[name]
+    return atoms
+
+
 def slab_of_an_ion():
     slab = wet_slab()
     del slab[[number == 17 for number in slab.numbers]]
@@ -53,6 +63,8 @@ def test_what_fits_passes():
     check(IONS, polarized(rock_salt()), polarized(wet_slab(), config_polarization_weight=0), **used)
     check(IONS, polarized(wet_slab()), polarization_weight=1.0)
     check("", polarized(wet_slab()), **used)
+    check("H:1,O:-2", with_label("charges"), charges_weight=1.0)
+    check("H:1,O:-2", with_label("charges"), epsilon=2.0, dipole_weight=1.0)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +80,16 @@ def test_what_fits_passes():
             [lambda: polarized(wet_slab())],
             dict(epsilon=2.0, polarization_weight=1.0),
             "frame 0: has a label of polarization and is a slab, .* --epsilon_infinity 1, got 2",
+        ),
+        *(
+            (
+                "H:1,O:-2",
+                [lambda n=name: with_label(n)],
+                {"epsilon": 2.0, f"{name}_weight": 1.0},
+                said,
+            )
+            for name in ("dipole", "born_charges", "charges")
+            for said in [f"label of {name.replace('_', ' ')} and is an open structure of 1 e"]
         ),
         ("", [lambda: charged(salty_water(), -1.0)], {}, "sum to 0 e, and the total charge 'total"),
     ],

@@ -9,8 +9,10 @@ from mace_polmp.errors import InputError
 from mace_polmp.labels import LabelRules, check_frame, with_labels
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.modules.labelled import asking
-from mace_polmp.training.loss import ElectricalLoss
+from mace_polmp.training.labels import check_constraint
+from mace_polmp.training.loss import ElectricalLoss, label_pair
 from mace_polmp.training.metrics import ElectricalMetrics
+from mace_polmp.training.options import TrainingOptions
 from tests.helpers import (
     make_calculator,
     random_model,
@@ -66,6 +68,51 @@ def test_the_loss_compares_physical_charges_with_what_is_induced(double, epsilon
     value.backward()
     if epsilon == "learn":
         assert abs(float(model.raw_permittivity.grad)) > 1e-4
+
+
+@pytest.mark.parametrize("epsilon", [4.0, "learn"])
+def test_total_charges_and_charges_of_atoms_agree_in_a_charged_cell(double, epsilon):
+    """Both mean physical charges: with labels that say the same there is one set that has no error.
+
+    Labels of atoms are the model's own physical charges, and the total charge is their sum. Both
+    terms are zero; latent charges, half as large, would miss the total charge by half of it.
+    """
+    model = random_model(LongRangeOptions(epsilon_infinity=epsilon))
+    root = model.permittivity() ** 0.5
+    assert root > 1.2
+    ion = rock_salt("triclinic")[:-1]  # without a Cl⁻
+    with asking(model, []):
+        latent = model(batch_of(model, [ion]).to_dict())["charges"].detach().numpy()
+    ion.arrays["REF_charges"] = root * latent
+    ion.info["total_charge"] = float(root * latent.sum())
+    assert abs(ion.info["total_charge"]) > 0.1
+    keys = KEYS | {"total_charge": "total_charge"}
+    batch = training_batch(
+        model, [ion], keys, arrays_keys=KEYS, info_keys={"total_charge": "total_charge"}
+    )
+    for name in ("charges", "total_charge"):
+        with asking(model, [name]):
+            out = model(batch.to_dict(), training=True)
+        reference, predicted, weight = label_pair(batch, out, name)
+        assert float(weight) == 1.0 and float(reference.abs().max()) > 0.1
+        np.testing.assert_allclose(predicted.detach(), reference, atol=1e-12)
+
+
+def test_a_constraint_and_a_permittivity_contradict_each_other_in_a_charged_cell():
+    """The constraint is on the charges in the energy, labels are of physical ones."""
+    ion, molecule = rock_salt("triclinic")[:-1], salty_water()
+    for atoms in (ion, molecule):
+        atoms.info["total_charge"] = 1.0
+    for epsilon in (2.0, "learn"):
+        options = LongRangeOptions(constrain_charge="uniform", epsilon_infinity=epsilon)
+        check_constraint(options, TrainingOptions(), {"t.xyz": [rock_salt(), molecule]})
+        with pytest.raises(InputError, match=f"frame 1: is periodic and .* 1 e.* {epsilon} the"):
+            check_constraint(options, TrainingOptions(), {"t.xyz": [molecule, ion]})
+    for free in (
+        LongRangeOptions(constrain_charge="uniform"),
+        LongRangeOptions(epsilon_infinity=2.0),
+    ):
+        check_constraint(free, TrainingOptions(), {"t.xyz": [molecule, ion]})
 
 
 def test_the_evaluation_compares_the_same():
