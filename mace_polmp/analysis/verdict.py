@@ -245,11 +245,14 @@ def _word_by_labels(found: Findings) -> str:
     ]
     if not known:  # charges that are exactly 0 have no correlation with anything
         return SMALL if found.spread < 1e-6 else UNCLEAR
-    if all(abs(slope) < NOTHING for slope, _, _ in known):
+    # |slope / correlation| is how large predictions are, RMS, in units of the labels. What is as
+    # large as the labels and has a small slope does not follow them.
+    are_less = all(abs(slope) < abs(r) or r >= CORRELATION for slope, r, _ in known)
+    if are_less and all(abs(slope) < NOTHING for slope, _, _ in known):
         return SMALL
     if all(r < -ORDER for _, r, _ in known):
         return REVERSED
-    if all(-NOTHING < slope < low for slope, _, low in known):
+    if are_less and all(-NOTHING < slope < low for slope, _, low in known):
         return SMALL
     if any(r < CORRELATION for _, r, _ in known):
         return UNCLEAR

@@ -71,7 +71,8 @@ def add_parser(commands: Any) -> None:
         "--scale",
         type=float,
         default=1.0,
-        help="factor of dipoles and Born charges: GFN2-xTB's are some 10 %% too large",
+        help="factor of dipoles and Born charges: GFN2-xTB's are some 10 %% too large; the net "
+        "charge of an ion is not scaled",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace labels that are there")
     parser.add_argument(
@@ -133,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     with claimed(args.output):
         found = _compute(args, work)
         new = {
-            number: {n: _scaled(n, found[number][n], args.scale) for n in names}
+            number: {n: _scaled(n, found[number][n], args.scale, work.tasks[number]) for n in names}
             for number, names in work.wanted.items()
             if number in found
         }
@@ -214,8 +215,21 @@ def _plan(args: argparse.Namespace, frames: Sequence[Atoms]) -> _Work:
     return work
 
 
-def _scaled(name: str, values: Any, scale: float) -> Any:
-    return (scale * np.asarray(values)).tolist() if name in _SCALED else values
+def _scaled(name: str, values: Any, scale: float, task: Calculation) -> Any:
+    """Labels times a factor, but for the net charge, which stays.
+
+    The dipole is scaled about the centre of the atoms, d' = s d + (1 - s) Q c. Its derivatives are
+    Z' = s Z + (1 - s) Q/n: Born charges of an ion still sum to its charge.
+    """
+    if name not in _SCALED:
+        return values
+    out = scale * np.asarray(values)
+    kept = (1.0 - scale) * task.charge
+    if name == "dipole":
+        out += kept * np.mean(task.positions, axis=0)
+    else:
+        out += kept / len(task.numbers) * np.eye(3)
+    return out.tolist()
 
 
 def _has(atoms: Atoms, name: str, args: argparse.Namespace) -> bool:

@@ -95,6 +95,20 @@ def test_dipoles_that_do_not_follow_labels_are_unclear():
     assert word(waters(dipole=0.9, noise=2.0, count=9)) == UNCLEAR
 
 
+@pytest.mark.parametrize(("size", "expected"), [(0.3, SMALL), (1.5, UNCLEAR)])
+def test_what_is_as_large_as_the_labels_and_does_not_follow_them_is_not_small(size, expected):
+    """The slope is small in both cases: some 0.14 times the size of the predictions."""
+    out = waters(born=1.0, count=20)
+    rng = np.random.default_rng(5)
+    for n, (label, _) in enumerate(out.born_charges):
+        # Predictions have the size of the labels, times `size`, and follow them by 0.14.
+        other = rng.normal(size=3)
+        other *= np.linalg.norm(CHARGES) / np.linalg.norm(other)
+        mixed = 0.14 * CHARGES + 0.99 * other
+        out.born_charges[n] = (label, size * mixed[:, None, None] * np.eye(3))
+    assert word(out) == expected
+
+
 def test_labels_that_contradict_each_other_are_unclear():
     assert word(waters(dipole=1.0, born=-0.5)) == UNCLEAR
 

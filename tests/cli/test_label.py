@@ -168,6 +168,28 @@ def test_born_charges_are_nine_columns(tmp_path, capsys):
 
 
 @needs_tblite
+def test_a_factor_leaves_the_net_charge_of_an_ion(tmp_path, capsys):
+    """Born charges sum to the charge, and the dipole of the moved ion has Q times the way more."""
+    far = np.array([3.0, -1.0, 2.0])
+    frames = [molecule("OH") for _ in range(2)]
+    frames[1].positions += far
+    for atoms in frames:
+        atoms.info["total_charge"] = -1
+    more = ("--quantities", "dipole", "born_charges")
+    _, plain = label(capsys, tmp_path, frames, *more)
+    _, scaled = label(capsys, tmp_path, frames, *more, "--scale", "0.5")
+    for atoms in (*plain, *scaled):
+        born = atoms.arrays["REF_born_charges"].reshape(-1, 3, 3)
+        # 1e-3 e: differences of forces in two fields.
+        np.testing.assert_allclose(born.sum(0), -np.eye(3), atol=1e-3)
+    # 1e-3 e Å: how far tblite's iterations converge.
+    way = scaled[1].info["REF_dipole"] - scaled[0].info["REF_dipole"]
+    np.testing.assert_allclose(way, -far, atol=1e-3)
+    about = [atoms.info["REF_dipole"] + atoms.positions.mean(0) for atoms in (plain[0], scaled[0])]
+    np.testing.assert_allclose(about[1], 0.5 * about[0], atol=1e-3)
+
+
+@needs_tblite
 def test_another_file_is_not_written_over(tmp_path, capsys):
     label(capsys, tmp_path, [molecule("H2O")])
     before = (tmp_path / "out.xyz").read_text()
