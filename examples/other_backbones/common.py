@@ -1,7 +1,7 @@
 """What the scripts of this folder share: data, a model with or without head, training, errors.
 
-The data are those of the demo model: GFN2-xTB clusters of water with Na+ and Cl− and
-dimers of their fragments, which come with the package.
+The data come with the package: GFN2-xTB clusters of water with Na+ and Cl− and dimers of their
+fragments.
 """
 
 from __future__ import annotations

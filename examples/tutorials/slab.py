@@ -3,8 +3,8 @@
 #
 # This tutorial treats a layer of polar molecules as a slab, periodic in two directions: what goes
 # wrong in a fully periodic cell, how much vacuum is needed, and what an electric field across the
-# layer does. It uses the packaged model (`demo`) of water. That model has learned from clusters,
-# so the layer is an example of the method, not a prediction of a surface.
+# layer does. It uses the packaged model (`demo`) of water. That model has learned from clusters
+# and a liquid, so the layer is an example of the method, not a prediction of a surface.
 
 # %%
 import matplotlib.pyplot as plt
@@ -78,9 +78,13 @@ axis.grid(alpha=0.25)
 save(figure, "slab_vacuum")
 
 # %% [markdown]
-# The energy of the slab hardly moves. That of the periodic cell comes near it about as 1/volume.
-# (For fixed dipoles the difference would be D²/(2ε₀V) exactly; here atoms are polarizable, and
-# their induced dipoles answer to the field as well.)
+# The energy of the slab hardly moves. That of the periodic cell comes near it slowly. For fixed
+# dipoles the difference would be D²/(2ε₀V), and its product with the volume would be constant. Here
+# induced dipoles answer to the field as well. And the latent charges of the demo model sum to
+# −0.05 e in this layer, not to zero. Those of a slab are shifted so that they do. In the periodic
+# cell a uniform background makes up for them, whose energy grows with the vacuum: with 80 Å and
+# more the difference would have the other sign. Charges of models that were trained with
+# `--constrain_charge` or `--charge_readout bond` sum to zero.
 #
 # Too little vacuum is refused, with the number that is needed. `as_slab(atoms, vacuum=...)` makes
 # the vacuum; it also brings together molecules that a periodic program has wrapped through it.

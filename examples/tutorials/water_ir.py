@@ -28,10 +28,9 @@ from tblite.ase import TBLite
 # ## Frames
 #
 # Data should look like what the model will see. Here the packaged model (`demo`), which knows
-# clusters of water, moves a box at the density of water; it says itself that it has not seen
-# periodic structures. Frames some time apart get energies and forces of GFN2-xTB. With a density
-# functional this is the step that costs the computer time: some hundred frames of 64 molecules are
-# usual.
+# clusters of water and a few snapshots of the liquid, moves a box at the density of water. Frames
+# some time apart get energies and forces of GFN2-xTB. With a density functional this is the step
+# that costs the computer time: some hundred frames of 64 molecules are usual.
 
 # %%
 rng = np.random.default_rng(3)
@@ -87,7 +86,7 @@ _ = run(
 
 # %% [markdown]
 # The validation line of the table is to be compared with the errors before. The charges keep what
-# they learned from clusters: their learning rate (`--head_lr`) is small. From energies and forces
+# they have learned: their learning rate (`--head_lr`) is small. From energies and forces
 # alone charges that were right become smaller again, see [fine-tuning](fine_tuning.md).
 #
 # ## Dynamics with the current
@@ -156,7 +155,7 @@ save(figure, "water_ir_spectrum")
 # | --- | --- | --- |
 # | reference | GFN2-xTB, Γ point | a density functional that is known to be good for water |
 # | frames | 16 of 8 molecules | some hundred of 64, from several temperatures |
-# | model | a clusters' model, tuned | trained from the start on all of them |
+# | model | the demo model, tuned | trained from the start on all of them |
 # | run | 1.2 ps of 8 molecules | 50 ps and more of 64, several seeds |
 # | resolution | 60 cm⁻¹ | 10 to 20 cm⁻¹ |
 # | charges | from energies and forces | checked against Born charges of some frames |

@@ -17,7 +17,7 @@ import numpy as np
 
 from mace_polmp.branches import are_far, lattice_of, nearest
 from mace_polmp.cli.common import HelpWithDefaults
-from mace_polmp.cli.suggestions import ionic_flags, training_flags, usual_charges
+from mace_polmp.cli.suggestions import ionic_flags, is_screened, training_flags, usual_charges
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import LABELS, boundary
 
@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> None:
     _energies(frames, values["energy"], report)
     _polarizations(frames, values["polarization"], report)
     charges = _charges(frames, rules.keys["total_charge"], report)
-    _ions(frames, rules.keys, usable, report)
+    if charges <= {0.0}:
+        _ions(frames, rules.keys, usable, report)
     width = max(len(name) for name, _ in report.rows)
     print(args.file)
     for name, value in report.rows:
@@ -344,6 +345,7 @@ def _ions(
             "these are crystals of ions: of BaTiO3 a model whose charges start from theirs has "
             f"better forces, stress and Born charges. Add --charge_readout bond {given}"
             f"{', the measured one' if 'VALUE' in given else ''}"
+            f"{', in place of --epsilon_infinity learn' if is_screened(frames, usable) else ''}"
         )
     elif ionic_flags(frames, keys) is None:
         report.notes.append(

@@ -84,7 +84,7 @@ def data_file(name: str, family: str = "water_ions") -> Path:
 
     Args:
         name: train, valid, far or curves.
-        family: chloride, of the quickstart, or water_ions, of the demo model and the tutorials.
+        family: chloride, of the quickstart, or water_ions, of the tutorials.
     """
     return Path(str(resources.files("mace_polmp") / "data" / f"{family}_{name}.xyz"))
 

@@ -61,15 +61,20 @@ def asked_permittivity(
             f"their {name} was multiplied with; leave the option out, or remove '{name}' from the "
             "frames and give --model to compute it"
         )
-    _check_another(frames[0], asked, written, name, f"{option}: the {name} of {where}")
+    _check_another(frames, asked, written, name, f"{option}: the {name} of {where}")
     return written, float(asked)
 
 
-def _check_another(first: Any, asked: float, written: float, name: str, said: str) -> None:
+def _said(frames: list[Any], name: str) -> Any:
+    """What the first frame says that says it: a run may have begun with an earlier version."""
+    return next((atoms.info[name] for atoms in frames if name in atoms.info), None)
+
+
+def _check_another(frames: list[Any], asked: float, written: float, name: str, said: str) -> None:
     """Refuse another permittivity in what does not scale with its root.
 
     Args:
-        first: frame.
+        frames: of a trajectory.
         asked, written: permittivities.
         name: of what the frames have.
         said: begin of the message.
@@ -78,17 +83,19 @@ def _check_another(first: Any, asked: float, written: float, name: str, said: st
         InputError: what is written is of a model with formal charges, or of several models.
     """
     again = f"leave the option out, or remove '{name}' from the frames and give --model"
-    if "epsilon_infinity_of_models" in first.info:  # also where their mean is asked for
-        each = np.ravel(first.info["epsilon_infinity_of_models"])
-        values = " and ".join(f"{value:g}" for value in each)
+    each = _said(frames, "epsilon_infinity_of_models")
+    if each is not None:  # also where their mean is asked for
+        values = " and ".join(f"{value:g}" for value in np.ravel(each))
         raise InputError(
             f"{said} is the mean of models whose epsilon_infinity is {values}, and there is no "
             f"factor that gives it another one; {again}"
         )
     if asked == written:
         return
-    unknown = bool(first.info.get("defines_polarization", False))  # no formal charges before that
-    formal = first.info.get("formal_charges")
+    unknown = bool(
+        frames[0].info.get("defines_polarization", False)
+    )  # no formal charges before that
+    formal = _said(frames, "formal_charges")
     if formal is None and unknown:
         raise InputError(
             f"{said} may be of a model with formal charges, which stay whole with every "
@@ -116,7 +123,7 @@ def with_permittivity(epsilon: float, frames: list[Any], series: Array, where: s
     own = number_of(first, "epsilon_infinity", 0, where)
     if abs(epsilon - own) > 1e-12 * own:
         said = f"epsilon_infinity {epsilon:g}: the polarizability of {where}"
-        _check_another(first, epsilon, own, "polarizability", said)
+        _check_another(frames, epsilon, own, "polarizability", said)
     if "defines_polarization" not in first.info:  # of earlier versions: without any ε_e
         is_divided = bool(first.info.get("divided_by_chi", False))
         own = 1.0 + is_divided * float(np.trace((series / vacuum).mean(0))) / 3.0

@@ -11,6 +11,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from mace_polmp.errors import InputError
 from mace_polmp.labels import read_label
 from mace_polmp.quantities import LABELS, PERIODIC, SLAB, SUGGESTED_WEIGHTS, boundary, find
+from mace_polmp.structures import is_isolated_atom
 from mace_polmp.units import EPS0
 
 if TYPE_CHECKING:
@@ -30,14 +31,27 @@ _IONS = {
 _CHARGES = {atomic_numbers[s]: charge for charge, names in _IONS.items() for s in names.split()}
 
 
-def _for_charges(frames: list[Atoms]) -> str:
+def _for_charges(frames: list[Atoms], key: str, screens: bool) -> str:
     """Flags for structures with charges: of one molecule each, or of ions among molecules.
 
-    The constraint spreads what is lacking over a whole structure, over far molecules as well.
+    The constraint spreads what is lacking over a whole structure, over far molecules as well. In a
+    charged cell it does not go with a permittivity (training/labels.py).
     """
-    if _are_single(frames):
+    if _are_single(frames) and not (screens and _has_charged_cell(frames, key)):
         return "--constrain_charge softness"
     return f"--total_charge_weight {SUGGESTED_WEIGHTS['total_charge']:g} --induced dipole"
+
+
+def _has_charged_cell(frames: list[Atoms], key: str) -> bool:
+    """Whether a structure that is periodic in three directions has a total charge."""
+    for number, atoms in enumerate(frames):
+        try:
+            label = read_label(atoms, "total_charge", key, f"frame {number}")
+        except InputError:  # which is a problem of the report
+            continue
+        if boundary(atoms.pbc) == PERIODIC and label is not None and float(label) != 0.0:
+            return True
+    return False
 
 
 def _are_single(frames: list[Atoms]) -> bool:
@@ -82,14 +96,15 @@ def training_flags(
     flags.append(f"--batch_size {max(1, min(16, by_size, len(frames) // 10))}")
     bonds = _needs_bonds(frames, keys, counts) and charges <= {0.0}
     if charges - {0.0}:
-        flags.append(_for_charges(frames))
+        screens = is_screened(frames, counts)
+        flags.append(_for_charges(frames, keys["total_charge"], screens))
     elif bonds and (ions := ionic_flags(frames, keys)):
         flags.append(f"--charge_readout bond --induced dipole {ions}")
     elif bonds:
         flags.append("--charge_readout bond --induced dipole")
     elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
         flags.append("--constrain_charge softness")
-    if _is_screened(frames, counts) and "--formal_charges" not in " ".join(flags):
+    if is_screened(frames, counts) and "--formal_charges" not in " ".join(flags):
         flags.append("--epsilon_infinity learn")
     for name in ("energy", "forces", "dipole", "polarization", "polarizability", "born_charges"):
         if counts[name] and (bonds or name not in _of_bonds(frames, keys)):
@@ -103,10 +118,11 @@ def usual_charges(frames: list[Atoms]) -> str | None:
     """Charges of the ions that structures consist of, as --formal_charges takes them.
 
     None where an element has no usual one, where a structure is not periodic in three directions,
-    or where its charges do not add up to zero.
+    or where its charges do not add up to zero. Isolated atoms are left out.
     """
+    frames = [atoms for atoms in frames if not is_isolated_atom(atoms)]
     elements = sorted({int(z) for atoms in frames for z in atoms.numbers})
-    if not all(z in _CHARGES for z in elements):
+    if not frames or not all(z in _CHARGES for z in elements):
         return None
     for atoms in frames:
         if boundary(atoms.pbc) != PERIODIC or sum(_CHARGES[int(z)] for z in atoms.numbers):
@@ -117,7 +133,7 @@ def usual_charges(frames: list[Atoms]) -> str | None:
 def ionic_flags(frames: list[Atoms], keys: dict[str, str]) -> str | None:
     """--formal_charges of ionic crystals with the ε∞ of their labels; None where one is unknown."""
     charges, epsilon = usual_charges(frames), mean_permittivity(frames, keys["polarizability"])
-    if charges is None or epsilon is None:
+    if charges is None or epsilon is None or not epsilon >= 1.0:
         return None
     return f"--formal_charges {charges} --epsilon_infinity {epsilon:.3g}"
 
@@ -148,7 +164,7 @@ def _needs_bonds(frames: list[Atoms], keys: dict[str, str], counts: dict[str, in
     return any(counts[name] for name in _of_bonds(frames, keys))
 
 
-def _is_screened(frames: list[Atoms], counts: dict[str, int]) -> bool:
+def is_screened(frames: list[Atoms], counts: dict[str, int]) -> bool:
     """Whether labels of periodic structures know what energies do not: what screens charges."""
     labels = any(counts[name] for name in ("polarization", "polarizability", "born_charges"))
     return labels and any(boundary(atoms.pbc) == PERIODIC for atoms in frames)

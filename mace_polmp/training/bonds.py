@@ -97,7 +97,7 @@ def _check_unscreened(
     They are divided by √ε∞ in every structure, and multiplied by it in periodic ones alone.
     """
     kind = boundary(atoms.pbc)
-    if kind == PERIODIC:
+    if kind == PERIODIC or is_isolated_atom(atoms):
         return
     formal = formal_charges(options.formal_charges)
     total = sum(q * int((atoms.numbers == z).sum()) for z, q in formal.items())

@@ -9,7 +9,7 @@ from mace_polmp.head.formal_charges import formal_charges
 from mace_polmp.head.options import LEARN
 from mace_polmp.labels import names_in, read_label, weight_of
 from mace_polmp.modules import LongRangeOptions
-from mace_polmp.structures import total_charge
+from mace_polmp.structures import is_isolated_atom, total_charge
 from mace_polmp.training.options import TrainingOptions
 
 
@@ -106,7 +106,8 @@ def check_constraint(
     for path, structures in frames.items():
         for number, atoms in enumerate(structures):
             where = f"{path}: frame {number}"
-            charge = total_charge(atoms, where, key) if atoms.pbc.all() else None
+            is_cell = bool(atoms.pbc.all()) and not is_isolated_atom(atoms)
+            charge = total_charge(atoms, where, key) if is_cell else None
             if charge:
                 raise InputError(
                     f"{where}: is periodic and has a total charge of {charge:g} e. With "

@@ -224,6 +224,21 @@ def test_ions_get_constrained_charges(tmp_path, capsys):
     assert "--constrain_charge softness" in text and "--conserve_charge" not in text
 
 
+def test_ions_in_a_cell_get_flags_that_a_training_takes(tmp_path, capsys):
+    """A constraint does not go with a permittivity there, which labels of Born charges ask for."""
+    frames = [molecule("OH") for _ in range(4)]
+    for number, atoms in enumerate(frames):
+        atoms.set_cell(8.0 * np.eye(3))
+        atoms.pbc = True
+        atoms.rattle(0.02, seed=number)
+        atoms.info.update(total_charge=-1.0, REF_energy=-120.0)
+        atoms.arrays["REF_forces"] = np.zeros((2, 3))
+        atoms.arrays["REF_born_charges"] = np.tile(-0.5 * np.eye(3).reshape(-1), (2, 1))
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "--total_charge_weight 100 --induced dipole --epsilon_infinity learn" in text
+    assert "--constrain_charge" not in text
+
+
 def test_ions_among_molecules_get_a_label(tmp_path, capsys):
     """The constraint would give a part of an ion's charge to a molecule far away."""
     frames = open_frames(4)
@@ -259,6 +274,9 @@ def test_crystals_of_ions(tmp_path, capsys, labelled):
             charges = np.select([atoms.numbers == 11, atoms.numbers == 17], [1.0, -1.0])
             atoms.info["REF_polarization"] = charges @ atoms.positions
             atoms.info["REF_polarizability"] = 1.25 * EPS0 * atoms.get_volume() * np.eye(3)
+    # Of atoms by themselves only the energies are used.
+    info = {"REF_energy": -1.0, "config_type": "IsolatedAtom"}
+    frames += [Atoms(symbol, info=info) for symbol in ("Na", "Cl")]
     text, _ = check(capsys, write_data(tmp_path, frames))
     notes, _, suggested = text.partition("flags:")
     if labelled:
@@ -268,6 +286,20 @@ def test_crystals_of_ions(tmp_path, capsys, labelled):
     else:
         assert "--formal_charges Na:1,Cl:-1 --epsilon_infinity VALUE, the measured one" in notes
         assert "--formal_charges" not in suggested
+        assert "in place of" not in notes
+
+
+def test_advice_for_crystals_of_ions_with_born_charges_names_one_permittivity(tmp_path, capsys):
+    """Formal charges need a number, where the flags say learn; not of cells with a charge."""
+    frames = [rock_salt() for _ in range(4)]
+    for atoms in frames:
+        atoms.info["REF_energy"], atoms.arrays["REF_forces"] = -1.0, np.zeros((len(atoms), 3))
+        charges = np.select([atoms.numbers == 11, atoms.numbers == 17], [1.0, -1.0])
+        atoms.arrays["REF_born_charges"] = (charges[:, None, None] * np.eye(3)).reshape(-1, 9)
+    text, _ = check(capsys, write_data(tmp_path, frames))
+    assert "VALUE, the measured one, in place of --epsilon_infinity learn" in text
+    frames[0].info["total_charge"] = 1.0
+    assert "crystals of ions" not in check(capsys, write_data(tmp_path, frames))[0]
 
 
 def test_molecules_and_odd_crystals_are_none_of_ions(tmp_path, capsys):

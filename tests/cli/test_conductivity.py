@@ -174,6 +174,8 @@ def test_another_permittivity_leaves_formal_charges_whole(tmp_path, capsys, form
     """Learned charges are multiplied by its root. Formal ones are not: refused."""
     info = {} if formal is None else {"formal_charges": formal}
     frames = frames_of(2000, "dipole", defines_polarization=True, epsilon_infinity=2.0, **info)
+    if formal is False:  # the run was begun with an earlier version
+        del frames[0].info["formal_charges"]
     write(tmp_path / "run.xyz", frames)
     before = values_of(run(tmp_path / "run.xyz", capsys, "--epsilon_infinity", "2"))
     if formal is False:

@@ -64,6 +64,8 @@ def test_what_fits_passes():
     check(IONS, polarized(wet_slab()), polarization_weight=1.0)
     check("", polarized(wet_slab()), **used)
     check("H:1,O:-2", with_label("charges"), charges_weight=1.0)
+    atom = Atoms("H", info={"config_type": "IsolatedAtom", "REF_dipole": [0.0, 0.0, 0.0]})
+    check("H:1,O:-2", with_label("charges"), atom, epsilon=2.0, dipole_weight=1.0)
     check("H:1,O:-2", with_label("charges"), epsilon=2.0, dipole_weight=1.0)
 
 

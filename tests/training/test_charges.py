@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from mace.modules import WeightedEnergyForcesLoss
 
 from mace_polmp.calculators.comparison import compare
@@ -108,6 +109,9 @@ def test_a_constraint_and_a_permittivity_contradict_each_other_in_a_charged_cell
         check_constraint(options, TrainingOptions(), {"t.xyz": [rock_salt(), molecule]})
         with pytest.raises(InputError, match=f"frame 1: is periodic and .* 1 e.* {epsilon} the"):
             check_constraint(options, TrainingOptions(), {"t.xyz": [molecule, ion]})
+        atom = Atoms("Na", cell=9 * np.eye(3), pbc=True)  # there for its energy
+        atom.info.update(total_charge=1.0, config_type="IsolatedAtom")
+        check_constraint(options, TrainingOptions(), {"t.xyz": [rock_salt(), atom]})
     for free in (
         LongRangeOptions(constrain_charge="uniform"),
         LongRangeOptions(epsilon_infinity=2.0),
