@@ -385,6 +385,8 @@ command takes it as `--model demo` (Python: `mace_polmp.load_model("demo")`). MI
   a fragment from its atoms (total charges were labels), and needs no `total_charge`; {parameters} parameters, {size:.2f} MB. Trained by `scripts/make_demo_model.py` on one core
   ({epochs} epochs).
 - **Liquid water at 300 K:** {liquid}.
+- **Energies of periodic boxes** are off by an amount that depends on the box (about 10 meV/atom of 16 molecules, 50 of 8), the same in all their frames: forces and
+  differences of energies in one box do not know of it. A molecule may have a net charge of some 0.01 e.
 - **Errors (RMSE)** on trajectories and orientations that were not trained on:
 
 {table}
