@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart"), help="folder to write to"
     )
-    parser.add_argument("--epochs", type=int, default=70, help="training epochs of each model")
+    parser.add_argument("--epochs", type=int, default=80, help="training epochs of each model")
     parser.add_argument(
         "--seed", type=int, default=1, help="random seed of the training and the velocities"
     )
