@@ -162,7 +162,10 @@ def _labels(task: Calculation, careful: bool) -> Labels | str:
     import tblite.interface
 
     copy_of: Any = tblite.interface.Result
-    result = _calculator(task, careful).singlepoint()
+    calculator = _calculator(task, careful)
+    if reason := _impossible(task, len(calculator.get("orbital-map"))):
+        return f"{LABEL_METHODS[task.method]} has no such state: {reason}"
+    result = calculator.singlepoint()
     total = float(np.sum(result["charges"]))
     if not abs(total - task.charge) < _LOST:  # more electrons than orbitals, or less than none
         return (
@@ -190,6 +193,32 @@ def _labels(task: Calculation, careful: bool) -> Labels | str:
     if not all(np.isfinite(values).all() for values in out.values()):
         return f"{LABEL_METHODS[task.method]} gives NaN"
     return out
+
+
+def _impossible(task: Calculation, n_orbitals: int) -> str | None:
+    """Why there is no such state; tblite would write where it must not, and end the process."""
+    electrons = sum(map(_valence, task.numbers)) - round(task.charge)
+    said = f"a total charge of {task.charge:g} e leaves {electrons} valence electrons"
+    if electrons < 0:
+        return said
+    if task.unpaired > electrons:
+        return f"{said}, and {task.unpaired} are to be unpaired"
+    if electrons + task.unpaired > 2 * n_orbitals:
+        return f"{said}, {task.unpaired} of them unpaired, for {n_orbitals} orbitals"
+    return None
+
+
+def _valence(z: int) -> int:
+    """Electrons of an atom beside its core, in GFN1-xTB and GFN2-xTB alike.
+
+    4f electrons of lanthanides and full d shells from Zn, Cd and Hg on are in the core.
+    """
+    if 57 <= z <= 71:
+        return 3
+    outer = z - max(core for core in (0, 2, 10, 18, 36, 54) if core < z)
+    if z > 71:
+        outer -= 14
+    return outer - 10 if outer >= 12 else outer
 
 
 def _calculator(task: Calculation, careful: bool, field: list[float] | None = None) -> Any:

@@ -184,3 +184,39 @@ def test_born_charges_are_derivatives_of_the_dipole():
         slope = (moved[0] - moved[1]) / (2 * step)
         np.testing.assert_allclose(born[0, :, axis], slope, atol=2e-3)
     assert np.trace(born[atoms.numbers == 8][0]) < -0.5
+
+
+@pytest.mark.parametrize(
+    ("charge", "multiplicity", "reason"),
+    [
+        (90, None, "leaves -82 valence electrons"),
+        (9, None, "leaves -1 valence electrons"),
+        (7, 4, "leaves 1 valence electrons, and 3 are to be unpaired"),
+        (-6, None, "leaves 14 valence electrons, 0 of them unpaired, for 6 orbitals"),
+        (-90, None, "for 6 orbitals"),
+    ],
+)
+def test_states_that_cannot_be_are_not_asked_for(charge, multiplicity, reason):
+    """tblite ended the process with some of them, at once or later."""
+    water = molecule("H2O")
+    if multiplicity is not None:
+        water.info["multiplicity"] = multiplicity
+    found = labels(water, charge=charge)
+    assert isinstance(found, str) and "GFN2-xTB has no such state" in found and reason in found
+
+
+def test_bare_ions_have_a_state():
+    for symbol, charge in (("Na", 1), ("Cl", -1), ("Zn", 2)):
+        found = labels(Atoms(symbol, [[0.0, 0.0, 0.0]]), "charges", charge=charge)
+        assert found["charges"] == pytest.approx([charge], abs=1e-6)
+
+
+@pytest.mark.parametrize("z", [1, 2, 3, 10, 11, 22, 29, 30, 35, 48, 54, 56, 58, 71, 72, 80, 86])
+def test_valence_electrons_are_those_of_the_method(z):
+    from tblite.interface import Calculator
+
+    valence = tblite._valence(z)
+    calculator = Calculator("GFN2-xTB", np.array([z]), np.zeros((1, 3)), uhf=valence % 2)
+    calculator.set("verbosity", 0)
+    occupied = calculator.singlepoint()["orbital-occupations"].sum()
+    assert occupied == pytest.approx(valence, abs=1e-6)
