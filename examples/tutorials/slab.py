@@ -80,10 +80,10 @@ save(figure, "slab_vacuum")
 # %% [markdown]
 # The energy of the slab hardly moves. That of the periodic cell comes near it slowly. For fixed
 # dipoles the difference would be D²/(2ε₀V), and its product with the volume would be constant. Here
-# induced dipoles answer to the field as well. And the latent charges of the demo model sum to
-# −0.05 e in this layer, not to zero. Those of a slab are shifted so that they do. In the periodic
-# cell a uniform background makes up for them, whose energy grows with the vacuum: with 80 Å and
-# more the difference would have the other sign. Charges of models that were trained with
+# induced dipoles answer to the field as well. And the latent charges of the demo model do not sum
+# to zero in this layer, but to some hundredths of e. Those of a slab are shifted so that they do.
+# In the periodic cell a uniform background makes up for them, whose energy grows with the vacuum:
+# with much more of it the difference changes its sign. Charges of models that were trained with
 # `--constrain_charge` or `--charge_readout bond` sum to zero.
 #
 # Too little vacuum is refused, with the number that is needed. `as_slab(atoms, vacuum=...)` makes
