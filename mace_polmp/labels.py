@@ -128,12 +128,22 @@ def _with_permittivity(label: Label | None, atoms: Atoms, key: str, where: str) 
         raise InputError(f"{said} below 1, which no material has; it is the permittivity itself")
     found: Label = EPS0 * atoms.get_volume() * (tensor - np.eye(3))
     if label is not None and np.abs(found - label).max() > _PERMITTIVITY * np.abs(label).max():
-        trace = 1.0 + float(np.trace(label)) / (3.0 * EPS0 * atoms.get_volume())
+        mean = mean_permittivity(label, atoms.get_volume())
         raise InputError(
             f"{said} and the polarizability '{key}', which contradict each other: that is an ε∞ "
-            f"of {trace:.3f} in the mean. Remove one"
+            f"of {mean:.3f} in the mean. Remove one"
         )
     return found if label is None else label
+
+
+def mean_permittivity(polarizability: Label, volume: float) -> float:
+    """A third of the trace of ε∞ = 1 + α/(eps0 V) of a cell.
+
+    Args:
+        polarizability: α, [3, 3], e² Å²/eV.
+        volume: V, Å³.
+    """
+    return 1.0 + float(np.trace(polarizability)) / (3.0 * EPS0 * volume)
 
 
 def weight_of(atoms: Atoms, name: str, where: str = "frame") -> float:

@@ -75,7 +75,7 @@ TRAINING = {
     "seed": 1,
 }
 
-# Epochs at the end whose loss is nearly that of the energies: hydrogen bonds are small differences.
+# Epochs at the end with a larger weight of energies: a hydrogen bond is a small difference of them.
 FINISH, OF_ENERGIES = 15, ["--energy_weight=400"]
 
 
@@ -389,10 +389,10 @@ command takes it as `--model demo` (Python: `mace_polmp.load_model("demo")`). MI
   snapshots (energies and forces) of 16 molecules of liquid water, or 14 with Na+ and Cl−, in a periodic cell, drawn from MD with an earlier model at 300 K.
 - **Model:** r_max 4 Å, two layers of 32 channels, multipoles up to quadrupoles and induced dipoles. It tells the charge of
   a fragment from its atoms (total charges were labels), and needs no `total_charge`; {parameters} parameters, {size:.2f} MB. Trained by `scripts/make_demo_model.py` on one core
-  ({epochs} epochs, the last 15 with a larger weight of energies).
+  ({epochs} epochs, {late} of them with a larger weight of energies at the end).
 - **Liquid water at 300 K:** {liquid}.
-- **Energies of periodic boxes** are off by an amount that depends on the box (about 7 meV/atom of 16 molecules, more of 8), the same in all their frames: forces and
-  differences of energies in one box do not know of it. A molecule may have a net charge of some 0.01 e.
+- **Energies of periodic boxes** are off by an amount that depends on the box and is the same in all its frames. Forces and differences of energies in one box are not affected.
+  The table has boxes of 16 molecules; smaller boxes are farther off. Charges of a neutral molecule sum to some hundredths of e, not to zero.
 - **Errors (RMSE)** on trajectories and orientations that were not trained on:
 
 {table}
@@ -402,7 +402,7 @@ other, reactions other than proton transfer, Raman spectra (there were no labels
 """  # noqa: E501
 
 
-def publish(folder: Path) -> None:
+def publish(folder: Path, epochs: int) -> None:
     """Write the model, the reference and the model card to mace_polmp/data."""
     from mace_polmp.modules.io import load_model, write_model
 
@@ -414,6 +414,7 @@ def publish(folder: Path) -> None:
     waves = found["H2O"]["wavenumbers_cm-1"]
     results = (folder / "results" / "demo_run-1_train.txt").read_text().splitlines()
     evaluations = [json.loads(line) for line in results if '"eval"' in line]
+    done = 1 + max(e["epoch"] for e in evaluations if e["epoch"] is not None)
     card = CARD.format(
         bend=waves[0],
         stretch=" and ".join(f"{wave:.0f}" for wave in waves[1:]),
@@ -421,7 +422,8 @@ def publish(folder: Path) -> None:
         n_bulk=len(read(folder / "bulk_train.xyz", ":")),
         parameters=sum(p.numel() for p in model.parameters()),
         size=target.stat().st_size / 1e6,
-        epochs=1 + max(e["epoch"] for e in evaluations if e["epoch"] is not None),
+        epochs=done,
+        late=max(0, done - epochs),
         liquid=liquid(target, 1),
         table=errors(target, folder),
     )
@@ -446,7 +448,7 @@ def main() -> None:
     if args.only in (None, "train"):
         train(args.work_dir, args.epochs, args.minutes)
     if args.only in (None, "publish"):
-        publish(args.work_dir)
+        publish(args.work_dir, args.epochs)
 
 
 if __name__ == "__main__":

@@ -310,7 +310,7 @@ def _of_curve(fragment: Fragment, is_flipped: bool, is_relaxed: bool) -> Atoms:
     """Water with oxygen up and hydrogens down the z axis, as built or relaxed; others relaxed."""
     if fragment == WATER:
         atoms = molecule("H2O")
-        if is_relaxed:  # forces within water would be above the limit before the ion's are
+        if is_relaxed:  # as built it has forces near the limit already
             relax(atoms, fmax=0.001)
     else:
         atoms = relaxed_fragment(fragment)

@@ -107,13 +107,13 @@ def conductivity(
     Raises:
         InputError: too short a run, or no volume or temperature.
     """
-    lost = 0
     for name, value in (("volume", volume), ("temperature", temperature), ("timestep", timestep)):
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive number, got {value}")
     if current is not None:
         current = np.asarray(current, dtype=float)
         moment = _integrated(current, timestep)
+        lost = 0
     elif moment is not None:  # the mean current between frames has the same integral
         moment = np.asarray(moment, dtype=float)
         current = np.diff(moment, axis=0) / timestep

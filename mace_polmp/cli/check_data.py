@@ -17,7 +17,7 @@ import numpy as np
 
 from mace_polmp.branches import are_far, lattice_of, nearest
 from mace_polmp.cli.common import HelpWithDefaults
-from mace_polmp.cli.suggestions import ionic_flags, is_screened, training_flags, usual_charges
+from mace_polmp.cli.suggestions import Ions, ions_of, is_screened, training_flags
 from mace_polmp.errors import InputError
 from mace_polmp.quantities import LABELS, boundary
 
@@ -101,8 +101,9 @@ def run(args: argparse.Namespace) -> None:
     _energies(frames, values["energy"], report)
     _polarizations(frames, values["polarization"], report)
     charges = _charges(frames, rules.keys["total_charge"], report)
-    if charges <= {0.0}:
-        _ions(frames, rules.keys, usable, report)
+    ions = ions_of(frames, rules.keys) if charges <= {0.0} else None
+    if ions is not None:
+        _ions(ions, usable["polarization"] > 0, is_screened(frames, usable), report)
     width = max(len(name) for name, _ in report.rows)
     print(args.file)
     for name, value in report.rows:
@@ -112,7 +113,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"{title}:")
             print("\n".join(f"  - {line}" for line in lines))
     print("flags, once that is mended:" if report.problems else "flags:")
-    print(f"  {' '.join(training_flags(args.file, frames, rules.keys, usable, charges, isolated))}")
+    flags = training_flags(args.file, frames, rules.keys, usable, charges, isolated, ions)
+    print(f"  {' '.join(flags)}")
     if report.problems:
         sys.exit(1)
 
@@ -332,25 +334,26 @@ def _polarizations(frames: list[Atoms], labels: dict[int, Any], report: Report) 
         )
 
 
-def _ions(
-    frames: list[Atoms], keys: dict[str, str], usable: dict[str, int], report: Report
-) -> None:
-    """Crystals of ions: what their charges start from is known."""
-    known = usual_charges(frames)
-    if known is None:
-        return
-    if not usable["polarization"]:
-        given = ionic_flags(frames, keys) or f"--formal_charges {known} --epsilon_infinity VALUE"
+def _ions(ions: Ions, has_polarization: bool, is_learned: bool, report: Report) -> None:
+    """Advise formal charges where the suggested command does not have them.
+
+    Args:
+        ions: of the crystals.
+        has_polarization: whether there are labels that ask for bond charges.
+        is_learned: whether the suggested command learns a permittivity.
+        report: gets the note.
+    """
+    measured = ", the measured one" if ions.permittivity is None else ""
+    if not has_polarization:
         report.notes.append(
-            "these are crystals of ions: of BaTiO3 a model whose charges start from theirs has "
-            f"better forces, stress and Born charges. Add --charge_readout bond {given}"
-            f"{', the measured one' if 'VALUE' in given else ''}"
-            f"{', in place of --epsilon_infinity learn' if is_screened(frames, usable) else ''}"
+            "these are crystals of ions. Formal charges improved forces, stress and Born charges "
+            f"of BaTiO3. Add --charge_readout bond {ions.flags}{measured}"
+            f"{', in place of --epsilon_infinity learn' if is_learned else ''}"
         )
-    elif ionic_flags(frames, keys) is None:
+    elif measured:
         report.notes.append(
-            f"these are crystals of ions: give --formal_charges {known} with a number for "
-            "--epsilon_infinity, the measured one, instead of learn"
+            f"these are crystals of ions: give --formal_charges {ions.charges} with a number for "
+            f"--epsilon_infinity{measured}, instead of learn"
         )
 
 

@@ -92,16 +92,14 @@ def _check_another(frames: list[Any], asked: float, written: float, name: str, s
         )
     if asked == written:
         return
-    unknown = bool(
-        frames[0].info.get("defines_polarization", False)
-    )  # no formal charges before that
     formal = _said(frames, "formal_charges")
-    if formal is None and unknown:
+    # Only models that define a polarization have formal charges.
+    if formal is None and frames[0].info.get("defines_polarization", False):
         raise InputError(
             f"{said} may be of a model with formal charges, which stay whole with every "
             f"permittivity: the frames do not say (formal_charges); {again}"
         )
-    if formal is not None and bool(formal):
+    if formal:
         raise InputError(
             f"{said} is of a model with formal charges, which stay whole with every permittivity; "
             "leave the option out, or train a model with this epsilon_infinity"

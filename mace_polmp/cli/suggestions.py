@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from mace_polmp.errors import InputError
-from mace_polmp.labels import read_label
+from mace_polmp.labels import mean_permittivity, read_label
 from mace_polmp.quantities import LABELS, PERIODIC, SLAB, SUGGESTED_WEIGHTS, boundary, find
 from mace_polmp.structures import is_isolated_atom
-from mace_polmp.units import EPS0
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -44,14 +45,20 @@ def _for_charges(frames: list[Atoms], key: str, screens: bool) -> str:
 
 def _has_charged_cell(frames: list[Atoms], key: str) -> bool:
     """Whether a structure that is periodic in three directions has a total charge."""
+    return any(float(label) != 0.0 for _, label in _of_cells(frames, "total_charge", key))
+
+
+def _of_cells(frames: list[Atoms], name: str, key: str) -> Iterator[tuple[Atoms, Any]]:
+    """Structures that are periodic in three directions and have a label, and it."""
     for number, atoms in enumerate(frames):
+        if boundary(atoms.pbc) != PERIODIC:
+            continue
         try:
-            label = read_label(atoms, "total_charge", key, f"frame {number}")
+            label = read_label(atoms, name, key, f"frame {number}")
         except InputError:  # which is a problem of the report
             continue
-        if boundary(atoms.pbc) == PERIODIC and label is not None and float(label) != 0.0:
-            return True
-    return False
+        if label is not None:
+            yield atoms, label
 
 
 def _are_single(frames: list[Atoms]) -> bool:
@@ -69,6 +76,7 @@ def training_flags(
     counts: dict[str, int],
     charges: set[float],
     isolated: set[int],
+    ions: Ions | None,
 ) -> list[str]:
     """A training command for a file.
 
@@ -79,6 +87,7 @@ def training_flags(
         counts: by label, frames that have one that a training could use.
         charges: total charges of the structures, e.
         isolated: elements whose energies are there.
+        ions: of crystals of ions.
     """
     flags = ["mace_run_train --name NAME --model MultipoleMACE", f"--train_file {path}"]
     flags.append("--valid_fraction 0.1 --r_max 4.5 --num_channels 64 --max_L 1 --ema")
@@ -98,13 +107,13 @@ def training_flags(
     if charges - {0.0}:
         screens = is_screened(frames, counts)
         flags.append(_for_charges(frames, keys["total_charge"], screens))
-    elif bonds and (ions := ionic_flags(frames, keys)):
-        flags.append(f"--charge_readout bond --induced dipole {ions}")
     elif bonds:
         flags.append("--charge_readout bond --induced dipole")
     elif all(not atoms.pbc.any() for atoms in frames) and _are_single(frames):
         flags.append("--constrain_charge softness")
-    if is_screened(frames, counts) and "--formal_charges" not in " ".join(flags):
+    if bonds and ions is not None and ions.permittivity is not None:
+        flags.append(ions.flags)
+    elif is_screened(frames, counts):
         flags.append("--epsilon_infinity learn")
     for name in ("energy", "forces", "dipole", "polarization", "polarizability", "born_charges"):
         if counts[name] and (bonds or name not in _of_bonds(frames, keys)):
@@ -114,11 +123,34 @@ def training_flags(
     return flags
 
 
-def usual_charges(frames: list[Atoms]) -> str | None:
-    """Charges of the ions that structures consist of, as --formal_charges takes them.
+@dataclass(frozen=True)
+class Ions:
+    """What crystals of ions are made of.
 
-    None where an element has no usual one, where a structure is not periodic in three directions,
-    or where its charges do not add up to zero. Isolated atoms are left out.
+    Attributes:
+        charges: of the elements, as --formal_charges takes them.
+        permittivity: the mean ε∞ of the labels, None without any that a material can have.
+    """
+
+    charges: str
+    permittivity: float | None
+
+    @property
+    def flags(self) -> str:
+        """Flags of a training; VALUE stands for a permittivity that is not known."""
+        value = "VALUE" if self.permittivity is None else f"{self.permittivity:.3g}"
+        return f"--formal_charges {self.charges} --epsilon_infinity {value}"
+
+
+def ions_of(frames: list[Atoms], keys: dict[str, str]) -> Ions | None:
+    """The ions that structures consist of.
+
+    None where an element has no usual charge, where a structure is not periodic in three
+    directions, or where its charges do not add up to zero. Isolated atoms are left out.
+
+    Args:
+        frames: structures.
+        keys: of labels.
     """
     frames = [atoms for atoms in frames if not is_isolated_atom(atoms)]
     elements = sorted({int(z) for atoms in frames for z in atoms.numbers})
@@ -127,29 +159,11 @@ def usual_charges(frames: list[Atoms]) -> str | None:
     for atoms in frames:
         if boundary(atoms.pbc) != PERIODIC or sum(_CHARGES[int(z)] for z in atoms.numbers):
             return None
-    return ",".join(f"{chemical_symbols[z]}:{_CHARGES[z]:d}" for z in elements)
-
-
-def ionic_flags(frames: list[Atoms], keys: dict[str, str]) -> str | None:
-    """--formal_charges of ionic crystals with the ε∞ of their labels; None where one is unknown."""
-    charges, epsilon = usual_charges(frames), mean_permittivity(frames, keys["polarizability"])
-    if charges is None or epsilon is None or not epsilon >= 1.0:
-        return None
-    return f"--formal_charges {charges} --epsilon_infinity {epsilon:.3g}"
-
-
-def mean_permittivity(frames: list[Atoms], key: str) -> float | None:
-    """The mean of the labels of ε∞ of periodic structures, None without any."""
-    found = []
-    for number, atoms in enumerate(frames):
-        if boundary(atoms.pbc) == PERIODIC:
-            try:
-                label = read_label(atoms, "polarizability", key, f"frame {number}")
-            except InputError:  # which is a problem of the report
-                continue
-            if label is not None:
-                found.append(1.0 + np.trace(label) / (3.0 * EPS0 * atoms.get_volume()))
-    return float(np.mean(found)) if found else None
+    labels = _of_cells(frames, "polarizability", keys["polarizability"])
+    found = [mean_permittivity(label, atoms.get_volume()) for atoms, label in labels]
+    mean = float(np.mean(found)) if found else 0.0
+    charges = ",".join(f"{chemical_symbols[z]}:{_CHARGES[z]:d}" for z in elements)
+    return Ions(charges, mean if mean >= 1.0 else None)
 
 
 def _of_bonds(frames: list[Atoms], keys: dict[str, str]) -> set[str]:

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,7 @@ def calculation(
 
 def _unpaired(atoms: Atoms, charge: float, where: str) -> int:
     """Unpaired electrons: what the structure says, else as few as there can be."""
-    # The methods keep the 4f electrons of lanthanides in the core: three are left.
-    electrons = sum(3 if 57 <= z <= 71 else int(z) for z in atoms.numbers) - round(charge)
+    electrons = _electrons(atoms.numbers, charge)
     said = [(name, atoms.info[name]) for name in _MULTIPLICITY if name in atoms.info]
     if not said:
         return electrons % 2
@@ -197,7 +196,7 @@ def _labels(task: Calculation, careful: bool) -> Labels | str:
 
 def _impossible(task: Calculation, n_orbitals: int) -> str | None:
     """Why there is no such state; tblite would write where it must not, and end the process."""
-    electrons = sum(map(_valence, task.numbers)) - round(task.charge)
+    electrons = _electrons(task.numbers, task.charge)
     said = f"a total charge of {task.charge:g} e leaves {electrons} valence electrons"
     if electrons < 0:
         return said
@@ -206,6 +205,11 @@ def _impossible(task: Calculation, n_orbitals: int) -> str | None:
     if electrons + task.unpaired > 2 * n_orbitals:
         return f"{said}, {task.unpaired} of them unpaired, for {n_orbitals} orbitals"
     return None
+
+
+def _electrons(numbers: Iterable[int], charge: float) -> int:
+    """Electrons of a structure beside the cores of its atoms."""
+    return sum(_valence(int(z)) for z in numbers) - round(charge)
 
 
 def _valence(z: int) -> int:

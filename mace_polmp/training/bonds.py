@@ -11,6 +11,7 @@ from mace_polmp.labels import weight_of
 from mace_polmp.modules import LongRangeOptions
 from mace_polmp.quantities import OPEN, PERIODIC, SLAB, boundary, find
 from mace_polmp.structures import is_isolated_atom, total_charge
+from mace_polmp.training.labels import each_frame
 from mace_polmp.training.options import TrainingOptions
 
 _SAME = 1e-6  # e
@@ -62,19 +63,22 @@ def check_bonds(
             f"--formal_charges {options.formal_charges}: no structure has {names}; name "
             "elements of the data"
         )
-    for path, structures in frames.items():
-        for number, atoms in enumerate(structures):
-            where = f"{path}: frame {number}"
-            _check_sum(charges, atoms, training.key("total_charge"), where)
-            if charges and options.epsilon_infinity != 1.0:
-                _check_unscreened(options, training, atoms, where)
+    for where, atoms in each_frame(frames):
+        _check_sum(charges, atoms, training.key("total_charge"), where)
+        if charges and options.epsilon_infinity != 1.0:
+            _check_unscreened(options, training, atoms, where)
+
+
+def _sum_of(charges: dict[int, float], atoms: Atoms) -> float:
+    """What charges of elements sum to, e."""
+    return sum(q * int((atoms.numbers == z).sum()) for z, q in charges.items())
 
 
 def _check_sum(charges: dict[int, float], atoms: Atoms, key: str, where: str) -> None:
     """Refuse a structure whose charge is not that of its atoms."""
     if is_isolated_atom(atoms):
         return
-    found = sum(q * int((atoms.numbers == z).sum()) for z, q in charges.items())
+    found = _sum_of(charges, atoms)
     kind = boundary(atoms.pbc)
     said = total_charge(atoms, where, key)
     what = f"the total charge '{key}' is {said:g} e" if said is not None else f"it is a {kind} one"
@@ -99,8 +103,7 @@ def _check_unscreened(
     kind = boundary(atoms.pbc)
     if kind == PERIODIC or is_isolated_atom(atoms):
         return
-    formal = formal_charges(options.formal_charges)
-    total = sum(q * int((atoms.numbers == z).sum()) for z, q in formal.items())
+    total = _sum_of(formal_charges(options.formal_charges), atoms)
     names = ["polarization"] if kind == SLAB else []
     if abs(total) > _SAME:  # of neutral ones, what moves along bonds makes up for it
         names += ["dipole", "born_charges", "charges"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ase import Atoms
 
 from mace_polmp.errors import InputError
@@ -50,10 +52,10 @@ def check_no_labels(path: str, options: TrainingOptions) -> None:
     Raises:
         InputError: one of them has a weight.
     """
-    for name in options.used:
+    if options.used:
         raise InputError(
-            f"{path}: HDF5 and LMDB files have no labels for --{name}_weight; train on a file that "
-            "ASE reads, for instance extended XYZ"
+            f"{path}: HDF5 and LMDB files have no labels for --{options.used[0]}_weight; train on "
+            "a file that ASE reads, for instance extended XYZ"
         )
 
 
@@ -85,6 +87,17 @@ def check_model(options: LongRangeOptions, training: TrainingOptions) -> None:
         )
 
 
+def each_frame(frames: dict[str, list[Atoms]]) -> Iterator[tuple[str, Atoms]]:
+    """What to call a structure in messages, and the structure.
+
+    Args:
+        frames: structures by file.
+    """
+    for path, structures in frames.items():
+        for number, atoms in enumerate(structures):
+            yield f"{path}: frame {number}", atoms
+
+
 def check_constraint(
     options: LongRangeOptions, training: TrainingOptions, frames: dict[str, list[Atoms]]
 ) -> None:
@@ -103,19 +116,17 @@ def check_constraint(
     if options.constrain_charge == "none" or options.epsilon_infinity == 1.0:
         return
     key = training.key("total_charge")
-    for path, structures in frames.items():
-        for number, atoms in enumerate(structures):
-            where = f"{path}: frame {number}"
-            is_cell = bool(atoms.pbc.all()) and not is_isolated_atom(atoms)
-            charge = total_charge(atoms, where, key) if is_cell else None
-            if charge:
-                raise InputError(
-                    f"{where}: is periodic and has a total charge of {charge:g} e. With "
-                    f"--constrain_charge {options.constrain_charge} and --epsilon_infinity "
-                    f"{options.epsilon_infinity} the screened charges in the energy would sum to "
-                    "it, and physical ones to √ε∞ times as much. Give --total_charge_weight in "
-                    "place of --constrain_charge, or --epsilon_infinity 1, or remove the frame"
-                )
+    for where, atoms in each_frame(frames):
+        is_cell = bool(atoms.pbc.all()) and not is_isolated_atom(atoms)
+        charge = total_charge(atoms, where, key) if is_cell else None
+        if charge:
+            raise InputError(
+                f"{where}: is periodic and has a total charge of {charge:g} e. With "
+                f"--constrain_charge {options.constrain_charge} and --epsilon_infinity "
+                f"{options.epsilon_infinity} the screened charges in the energy would sum to "
+                "it, and physical ones to √ε∞ times as much. Give --total_charge_weight in "
+                "place of --constrain_charge, or --epsilon_infinity 1, or remove the frame"
+            )
 
 
 def check_polarizabilities(
@@ -133,20 +144,18 @@ def check_polarizabilities(
     """
     if "polarizability" not in training.used or options.is_polarizable:
         return
-    for path, structures in frames.items():
-        for number, atoms in enumerate(structures):
-            where = f"{path}: frame {number}"
-            counts = weight_of(atoms, "polarizability", where) > 0
-            if not counts or _responds(options, is_open=not atoms.pbc.any()):
-                continue
-            key = training.key("polarizability")
-            if read_label(atoms, "polarizability", key, where) is not None:
-                kind = "periodic" if atoms.pbc.any() else "an open structure"
-                raise InputError(
-                    f"{where}: has a label of polarizability and is {kind}, where the model with "
-                    f"--induced {options.induced} has none: give --induced dipole, or the frame "
-                    "config_polarizability_weight=0"
-                )
+    for where, atoms in each_frame(frames):
+        counts = weight_of(atoms, "polarizability", where) > 0
+        if not counts or _responds(options, is_open=not atoms.pbc.any()):
+            continue
+        key = training.key("polarizability")
+        if read_label(atoms, "polarizability", key, where) is not None:
+            kind = "periodic" if atoms.pbc.any() else "an open structure"
+            raise InputError(
+                f"{where}: has a label of polarizability and is {kind}, where the model with "
+                f"--induced {options.induced} has none: give --induced dipole, or the frame "
+                "config_polarizability_weight=0"
+            )
 
 
 def _responds(options: LongRangeOptions, is_open: bool) -> bool:

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import read, write
-from numpy.typing import NDArray
 
 from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.analysis.plots import write_csv
 from mace_polmp.analysis.tables import text_table
+from mace_polmp.analysis.verdict import slope_of
+from mace_polmp.calculators.comparison import compare
 from mace_polmp.calculators.loading import load_calculator
-from mace_polmp.units import EPS0
+from mace_polmp.labels import mean_permittivity
 
 LABELS = ("REF_polarization", "REF_polarizability", "REF_born_charges")
 COMMON = (
@@ -153,51 +154,26 @@ def train(folder: Path, name: str, flags: tuple[str, ...]) -> Path:
 
 def errors(model: Path, frames: list[Atoms]) -> dict[str, Any]:
     """Errors of forces, Born charges, polarizations and permittivities."""
-    from mace_polmp.calculators.comparison import compare
-
-    calculator = load_calculator(model, default_dtype="float64")
-    found = compare(calculator, frames)
+    found = compare(load_calculator(model, default_dtype="float64"), frames)
     forces, moments = (ErrorMeasures.of(*found[k].values()) for k in ("forces", "polarization"))
-    predicted, labels = (born(calculator, frames, is_label) for is_label in (False, True))
-    measures = ErrorMeasures.of(labels, predicted)
-    off = ~np.eye(3, dtype=bool)
-    correlation = np.corrcoef(predicted[:, off].ravel(), labels[:, off].ravel())[0, 1]
-    permittivity = [
-        permittivities(calculator.get_property("electronic_polarizability", atoms), atoms)
-        / permittivities(atoms.info["REF_polarizability"], atoms)
-        - 1.0
-        for atoms in frames
+    labels, predicted = born = found["born_charges"].values()
+    measures, off = ErrorMeasures.of(*born), ~np.eye(3, dtype=bool).ravel()
+    pair = [values.reshape(-1, 9)[:, off].ravel() for values in (labels, predicted)]
+    alpha = found["polarizability"]
+    volumes = [atoms.get_volume() for atoms in frames]
+    ratios = [
+        mean_permittivity(p, volume) / mean_permittivity(r, volume)
+        for r, p, volume in zip(alpha.reference, alpha.predicted, volumes, strict=True)
     ]
     return {
         "forces MAE / meV/Å": f"{1000 * forces.mae:.1f}",
         "Born charges R2": f"{measures.r2:.4f}",
         "RMSE / e": f"{measures.rmse:.4f}",
-        "slope": f"{(predicted * labels).sum() / (labels**2).sum():.3f}",
-        "off-diagonal correlation": f"{correlation:.3f}",
+        "slope": f"{slope_of(labels, predicted):.3f}",
+        "off-diagonal correlation": f"{np.corrcoef(*pair)[0, 1]:.3f}",
         "polarization MAE / e Å": f"{moments.mae:.3f}",
-        "permittivity, mean error / %": f"{100 * float(np.mean(np.abs(permittivity))):.1f}",
+        "permittivity, mean error / %": f"{100 * np.mean(np.abs(np.array(ratios) - 1.0)):.1f}",
     }
-
-
-def born(calculator: Any, frames: list[Atoms], is_label: bool) -> NDArray[np.float64]:
-    """Born charges of all atoms, [n, 3, 3], e: labels or those of the model."""
-    return np.concatenate(
-        [
-            np.reshape(
-                atoms.arrays["REF_born_charges"]
-                if is_label
-                else calculator.get_property("born_charges", atoms),
-                (-1, 3, 3),
-            )
-            for atoms in frames
-        ]
-    )
-
-
-def permittivities(polarizability: Any, atoms: Atoms) -> float:
-    """A third of the trace of ε∞ of a cell's polarizability, e² Å²/eV."""
-    trace = float(np.trace(np.reshape(polarizability, (3, 3))))
-    return 1.0 + trace / (3.0 * EPS0 * atoms.get_volume())
 
 
 def main() -> None:

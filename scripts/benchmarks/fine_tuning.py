@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.analysis.plots import write_csv
 from mace_polmp.analysis.tables import text_table
 from mace_polmp.calculators.comparison import compare
+from mace_polmp.calculators.loading import load_calculator
 from mace_polmp.quantities import QUANTITIES
 
 N_BORN = 20
@@ -85,17 +87,20 @@ def train(name: str, args: argparse.Namespace, *flags: str) -> Path:
 
 def errors(name: str, model: Path, frames: list[Any]) -> list[list[Any]]:
     """Rows of name, quantity, unit, MAE, RMSE and R² of a model."""
-    from mace_polmp.calculators import MultipoleMACECalculator
+    return [row for row, _ in errors_and_values(name, model, frames)]
 
-    calculator = MultipoleMACECalculator(model, default_dtype="float32")
-    rows = []
+
+def errors_and_values(
+    name: str, model: Path, frames: list[Any]
+) -> Iterator[tuple[list[Any], tuple[Any, Any]]]:
+    """Rows of errors, each with what it is of: references and predictions."""
+    calculator = load_calculator(model, default_dtype="float32")
     for quantity, found in compare(calculator, frames, where=name).items():
         values = found.per_atom() if quantity == "energy" else found.values()
         measures, factor = ErrorMeasures.of(*values), QUANTITIES[quantity].factor
         unit = QUANTITIES[quantity].unit + ("/atom" if quantity == "energy" else "")
         numbers = [f"{x:.4g}" for x in (factor * measures.mae, factor * measures.rmse, measures.r2)]
-        rows.append([name, quantity, unit, *numbers])
-    return rows
+        yield [name, quantity, unit, *numbers], values
 
 
 def main() -> None:

@@ -35,15 +35,12 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.io import read, write
+from fine_tuning import errors_and_values
 from numpy.typing import NDArray
 
-from mace_polmp.analysis.errors import ErrorMeasures
 from mace_polmp.analysis.plots import write_csv
 from mace_polmp.analysis.tables import text_table
 from mace_polmp.analysis.verdict import slope_of
-from mace_polmp.calculators.comparison import compare
-from mace_polmp.calculators.loading import load_calculator
-from mace_polmp.quantities import QUANTITIES
 
 SCALE = 0.9
 MOLECULES = 8  # at least, in a cluster
@@ -308,18 +305,13 @@ def errors(name: str, model: Path, frames: list[Atoms]) -> list[list[str]]:
     The last two are of electrical quantities: the factor of the predictions that the labels would
     make of themselves, and how well the two agree but for a factor.
     """
-    calculator = load_calculator(model, default_dtype="float32")
     rows = []
-    for quantity, found in compare(calculator, frames, where=name).items():
-        values = found.per_atom() if quantity == "energy" else found.values()
-        measures, factor = ErrorMeasures.of(*values), QUANTITIES[quantity].factor
-        unit = QUANTITIES[quantity].unit + ("/atom" if quantity == "energy" else "")
-        numbers = [f"{x:.4g}" for x in (factor * measures.mae, factor * measures.rmse, measures.r2)]
+    for row, values in errors_and_values(name, model, frames):
         more = ["", ""]
-        if quantity in ("dipole", "born_charges"):
+        if row[1] in ("dipole", "born_charges"):
             correlation = np.corrcoef(np.ravel(values[0]), np.ravel(values[1]))[0, 1]
             more = [f"{slope_of(*values):.3f}", f"{correlation:.3f}"]
-        rows.append([name, quantity, unit, *numbers, *more])
+        rows.append([*row, *more])
     return rows
 
 
